@@ -1,0 +1,19 @@
+"""Pinned releases of mlx-lm: installed with hashes, loaded side by side, never copied.
+
+    kvreference.sync()
+    kvreference.load("0.32.2").cache.KVCache
+    kvreference.load("path:../mlx-lm").cache.KVCache
+
+`sync` is ``python -m kvreference sync`` too; every failure is a `ReferenceError`.
+"""
+
+from kvreference._errors import ReferenceError  # noqa: A004
+from kvreference._home import home
+from kvreference._install import sync
+from kvreference._load import Reference, load
+from kvreference._pins import list_releases
+
+RELEASES: tuple[str, ...] = list_releases()
+"""The pinned releases, the oldest first."""
+
+__all__ = ["RELEASES", "Reference", "ReferenceError", "home", "load", "sync"]
