@@ -1,0 +1,5 @@
+"""`python -m kvlockstep`."""
+
+from kvlockstep._cli import main
+
+main()

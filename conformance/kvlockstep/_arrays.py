@@ -1,0 +1,123 @@
+"""Arrays from recipes, and bytes from arrays.
+
+Each side of the lockstep gets fresh arrays, made from the same bytes: an array object that both
+caches held would let one side's in-place write show in the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from kvlockstep._trace import AnyRecipe, Bits, Dtype, Literals, Rows
+
+MAX_ELEMENTS = 1 << 24
+
+MLX_DTYPES: dict[Dtype, mx.Dtype] = {
+    "float32": mx.float32,
+    "float16": mx.float16,
+    "bfloat16": mx.bfloat16,
+    "int32": mx.int32,
+    "uint32": mx.uint32,
+    "uint8": mx.uint8,
+    "bool": mx.bool_,
+    "complex64": mx.complex64,
+}
+# NumPy has no bfloat16: its bits travel as uint16.
+_CARRIERS: dict[Dtype, npt.DTypeLike] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "int32": np.int32,
+    "uint32": np.uint32,
+    "uint8": np.uint8,
+    "bool": np.bool_,
+    "complex64": np.complex64,
+}
+# -0.0, infinities, quiet NaNs with payloads (one negative), a signalling NaN, the smallest and the
+# largest subnormal, a negative subnormal, the largest finite number, 1.0.
+_SPECIALS: dict[Dtype, npt.NDArray[np.unsignedinteger]] = {
+    "float32": np.array(
+        [0x80000000, 0x7F800000, 0xFF800000, 0x7FC00001, 0x7FFFFFFF, 0xFFC12345, 0x7F800001,
+         0x00000001, 0x007FFFFF, 0x80000001, 0x7F7FFFFF, 0x3F800000], np.uint32),
+    "float16": np.array(
+        [0x8000, 0x7C00, 0xFC00, 0x7E01, 0x7FFF, 0xFE15, 0x7C01,
+         0x0001, 0x03FF, 0x8001, 0x7BFF, 0x3C00], np.uint16),
+    "bfloat16": np.array(
+        [0x8000, 0x7F80, 0xFF80, 0x7FC1, 0x7FFF, 0xFFC5, 0x7F81,
+         0x0001, 0x007F, 0x8001, 0x7F7F, 0x3F80], np.uint16),
+}  # fmt: skip
+
+
+class RecipeError(ValueError):
+    """A recipe from which no array can be made: too large, or values that do not fit."""
+
+
+def carrier(recipe: AnyRecipe) -> npt.NDArray[np.generic]:
+    """Return the recipe's elements as a NumPy array; bfloat16 as its bits in uint16.
+
+    All sizes in the recipe's shape are numbers by now. Raises `RecipeError`.
+    """
+    shape = tuple(int(size) for size in recipe.shape)
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise RecipeError(f"an array of shape {shape}: expected at most {MAX_ELEMENTS} elements")
+    match recipe:
+        case Rows(start=start):
+            return _rows(shape, recipe.dtype, start)
+        case Bits(seed=seed):
+            return _bits(shape, recipe.dtype, seed)
+        case Literals(values=values):
+            if len(values) != math.prod(shape):
+                raise RecipeError(
+                    f"a literal of shape {shape}: expected {math.prod(shape)} values, "
+                    f"got {len(values)}"
+                )
+            return _encode(np.array(values, np.float64).reshape(shape), recipe.dtype)
+
+
+def make(elements: npt.NDArray[np.generic], dtype: Dtype) -> mx.array:
+    """Return a new MLX array of `dtype` with the elements that `carrier` returned."""
+    array = mx.array(elements)
+    if dtype == "bfloat16":
+        array = array.view(mx.bfloat16)
+    return array
+
+
+@lru_cache(maxsize=4096)
+def _rows(shape: tuple[int, ...], dtype: Dtype, start: int) -> npt.NDArray[np.generic]:
+    axis = max(len(shape) - 2, 0)
+    lanes = math.prod(shape[:axis] + shape[axis + 1 :]) if shape else 1
+    lane = np.arange(lanes).reshape((*shape[:axis], 1, *shape[axis + 1 :]) if shape else ())
+    rows = np.arange(shape[axis] if shape else 1)
+    rows = rows.reshape((-1,) + (1,) * (len(shape) - axis - 1)) if shape else rows.reshape(())
+    return _encode(((start + rows + 3 * lane) % 251 + 1).astype(np.float64), dtype)
+
+
+@lru_cache(maxsize=4096)
+def _bits(shape: tuple[int, ...], dtype: Dtype, seed: int) -> npt.NDArray[np.generic]:
+    count = math.prod(shape)
+    kind = np.dtype(_CARRIERS[dtype])
+    stream = hashlib.shake_128(str(seed).encode()).digest(count * (kind.itemsize + 1))
+    patterns = np.frombuffer(stream, np.uint8, count * kind.itemsize)
+    if dtype == "bool":
+        return (patterns & 1).astype(np.bool_).reshape(shape)
+    specials = _SPECIALS.get(dtype)
+    if specials is None:
+        return patterns.view(kind).reshape(shape)
+    selectors = np.frombuffer(stream, np.uint8, offset=count * kind.itemsize)
+    chosen = specials[selectors % len(specials)]
+    bits = np.where(selectors < 64, chosen, patterns.view(specials.dtype))
+    return bits.astype(specials.dtype, copy=False).view(kind).reshape(shape)
+
+
+def _encode(values: npt.NDArray[np.float64], dtype: Dtype) -> npt.NDArray[np.generic]:
+    """Return `values` in the carrier of `dtype`; bfloat16 rounds toward zero."""
+    with np.errstate(all="ignore"):
+        if dtype == "bfloat16":
+            return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        return values.astype(_CARRIERS[dtype])

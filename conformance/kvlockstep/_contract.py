@@ -1,0 +1,114 @@
+"""A contract: what a release of mlx-lm promises, read off the release itself."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import kvreference
+from kvlockstep._caches import CACHES
+
+Level = Literal["state", "buffer"]
+
+# What a cache shows through its methods and properties, derived from the fields that it stores.
+DERIVED = ("size()", "empty()", "is_trimmable()", "nbytes", "meta_state", "state")
+_BUFFERS = ("keys", "values")
+_MASKS = ("create_causal_mask", "create_attention_mask")
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What can be seen of one cache class: fields by level, and its public members' signatures.
+
+    `scalars` are public attributes, `seen` what methods and properties show, `private` the cursor
+    fields that are compared, like the physical buffers, at level `buffer` only.
+    """
+
+    scalars: tuple[str, ...]
+    private: tuple[str, ...]
+    seen: tuple[str, ...]
+    members: tuple[str, ...]
+
+    def fields(self, level: Level) -> tuple[str, ...]:
+        """Return the names of the fields that are compared at `level`, scalars first."""
+        if level == "state":
+            return self.scalars + self.seen
+        return self.scalars + self.private + _BUFFERS + self.seen
+
+
+@dataclass(frozen=True)
+class Contract:
+    """A loaded release and the surface of its cache classes."""
+
+    release: str
+    reference: kvreference.Reference
+    surfaces: dict[str, Surface]
+
+    @property
+    def module(self) -> Any:
+        """The release's cache module."""
+        return self.reference.cache
+
+
+@lru_cache(maxsize=8)
+def contract_of(release: str) -> Contract:
+    """Load `release` and read its surface; raises `kvreference.ReferenceError`."""
+    reference = kvreference.load(release)
+    surfaces = {
+        name: surface_of(getattr(reference.cache, name), dict(kind.sample))
+        for name, kind in CACHES.items()
+        if hasattr(reference.cache, name)
+    }
+    return Contract(release, reference, surfaces)
+
+
+def surface_of(cls: type, sample: dict[str, int]) -> Surface:
+    """Return the surface of a cache class."""
+    names = [name for name in vars(cls(**sample)) if name not in _BUFFERS]
+    members = tuple(sorted(name for name in dir(cls) if not name.startswith("_")))
+    return Surface(
+        scalars=tuple(name for name in names if not name.startswith("_")),
+        private=tuple(name for name in names if name.startswith("_")),
+        seen=tuple(name for name in DERIVED if hasattr(cls, name.removesuffix("()"))),
+        members=members,
+    )
+
+
+def signatures(module: Any) -> dict[str, str | None]:
+    """Return what can be called in a cache module, and how: dotted name to parameters.
+
+    Annotations are left out: they cannot be observed by calling. None stands for a property.
+    """
+    found: dict[str, str | None] = {}
+    for name in _MASKS:
+        if hasattr(module, name):
+            found[name] = _parameters(getattr(module, name))
+    for name in CACHES:
+        cls = getattr(module, name, None)
+        if cls is None:
+            continue
+        found[name] = _parameters(cls)
+        for member in dir(cls):
+            if member.startswith("_"):
+                continue
+            value = inspect.getattr_static(cls, member)
+            if callable(getattr(cls, member, None)):
+                found[f"{name}.{member}"] = _parameters(getattr(cls, member))
+            elif isinstance(value, property) or not callable(value):
+                found[f"{name}.{member}"] = None
+    return found
+
+
+def _parameters(function: Any) -> str:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return "(...)"
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for name, parameter in signature.parameters.items()
+        if name != "self"
+    ]
+    return str(inspect.Signature(parameters))

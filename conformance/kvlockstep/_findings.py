@@ -1,0 +1,125 @@
+"""Differences on their way to divergences: collected, settled, and each told once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, get_args
+
+from kvlockstep._compare import Difference, Errors, Pair, compare
+from kvlockstep._divergence import Divergence, Signature
+from kvlockstep._facts import facts_of
+from kvlockstep._sizes import Sizes
+from kvlockstep._snapshots import Raised, Sequenced, Snapshot, settle
+from kvlockstep._trace import AnyStep
+
+# What a finding means. `stored`: a field of the cache itself differs, the two sides have parted,
+# and what follows would only repeat it. `aftermath`: parted too, by an outcome that was found
+# before. After any other the trace goes on: an `outcome`, a `result`, what is `seen` of a cache
+# through its methods, a reference left `half changed` by an error.
+Meaning = Literal["outcome", "half changed", "stored", "aftermath", "seen", "result"]
+_RANKS = {meaning: rank for rank, meaning in enumerate(get_args(Meaning))}
+_ENDING = ("stored", "aftermath")
+
+
+class Place(NamedTuple):
+    """Where something was compared: in which step, with what meaning, on which slot."""
+
+    at: int
+    meaning: Meaning
+    slot: str
+
+
+class Finding(NamedTuple):
+    """A difference and its place."""
+
+    place: Place
+    field: str
+    expected: Any
+    actual: Any
+
+
+class Logged(NamedTuple):
+    """What a step acted on, for the signature and the facts of a divergence."""
+
+    step: AnyStep
+    cache: str
+    operation: str
+    sizes: Sizes
+    trimmable: bool
+
+
+class Findings:
+    """The differences of one trace."""
+
+    def __init__(self, errors: Errors) -> None:
+        self._errors = errors
+        self._found: list[Finding] = []
+        self._pairs: list[tuple[Place, Pair]] = []
+        self._paired: set[tuple[Snapshot, Snapshot]] = set()
+        self.ended = False
+
+    def add(self, place: Place, field: str, expected: Any, actual: Any) -> None:
+        """Take note of a difference."""
+        self._found.append(Finding(place, field, expected, actual))
+        self.ended = self.ended or place.meaning in _ENDING
+
+    def compare(self, place: Place, field: str, expected: Any, actual: Any) -> None:
+        """Compare two frozen values; the bytes of arrays are compared when they are settled."""
+        for found in compare(field, expected, actual, self._errors):
+            if isinstance(found, Difference):
+                self.add(place, *found)
+            elif (found.expected, found.actual) not in self._paired:
+                # One array may be seen in several fields: `keys`, `state`, the result.
+                self._paired.add((found.expected, found.actual))
+                self._pairs.append((place, found))
+
+    def settle(self) -> None:
+        """Take the bytes of all arrays that wait for it, and compare them."""
+        settle(side for _, pair in self._pairs for side in (pair.expected, pair.actual))
+        for place, pair in self._pairs:
+            if pair.expected.data != pair.actual.data:
+                self.add(place, *pair)
+        self._pairs.clear()
+        self._paired.clear()
+
+    def divergences(self, contract: str, log: dict[int, Logged]) -> Iterator[Divergence]:
+        """Yield the divergences in order.
+
+        Of a step: its outcome, whether it left the reference half changed, and the first field
+        that differs. What is seen to go on differing in the same way is told once.
+        """
+        end = min((f.place.at for f in self._found if f.place.meaning in _ENDING), default=None)
+        told: set[tuple[int, str]] = set()
+        known: set[tuple[str, object, object]] = set()
+        for place, field, expected, actual in sorted(self._found, key=_order):
+            if end is not None and place.at > end:
+                break
+            group = place.meaning if place.meaning in ("outcome", "half changed") else "field"
+            if place.meaning == "seen":
+                lasting = field.rpartition(": ")[2], _kind_of(expected), _kind_of(actual)
+                if lasting in known:
+                    continue
+                known.add(lasting)
+            if place.meaning == "aftermath" or (place.at, group) in told:
+                continue
+            told.add((place.at, group))
+            step, cache, operation, sizes, trimmable = log[place.at]
+            name = place.meaning if place.meaning == "half changed" else field
+            signature = Signature(contract, cache, operation, name)
+            facts = facts_of(step, sizes, trimmable)
+            yield Divergence(signature, place.at, field, expected, actual, facts)
+
+
+def _order(finding: Finding) -> tuple[int, int]:
+    return finding.place.at, _RANKS[finding.place.meaning]
+
+
+def _kind_of(value: Any) -> object:
+    """Return what makes a lasting difference the same one: its kind, not its content."""
+    if isinstance(value, Snapshot):
+        return "array", value.dtype
+    if isinstance(value, Sequenced):
+        return value.kind, len(value.items)
+    if isinstance(value, Raised):
+        return "raised", value.kind
+    return type(value)

@@ -1,0 +1,105 @@
+"""Running one job of the gate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+
+import kvreference
+from kvlockstep._contract import contract_of
+from kvlockstep._coverage import lines_reached
+from kvlockstep._generate import generate
+from kvlockstep._jobs import Job, JobReport, ledger_of
+from kvlockstep._ledger import LedgerError, judge_witness
+from kvlockstep._search import search
+from kvlockstep._settings import Settings
+from kvlockstep._smoke import smoke
+from kvlockstep._surface import compare_surfaces
+from kvlockstep._tally import Tally
+from kvlockstep._targets import TargetError, load_target
+from kvlockstep._trace import read
+
+
+_MEASURED = 0.2
+
+
+def run_job(job: Job, settings: Settings) -> JobReport:
+    """Run `job` and return what it found. Raises nothing for what a target does."""
+    report = JobReport(jobs=1)
+    start = time.perf_counter()
+    try:
+        use_device(settings)
+        _RUNNERS[job.kind](job, settings, report)
+    except (kvreference.ReferenceError, TargetError, LedgerError) as error:
+        report.broken.append(str(error))
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def use_device(settings: Settings) -> None:
+    """Put MLX on the device that was asked for; raises `TargetError` if there is none."""
+    if settings.device == "gpu" and not mx.is_available(mx.gpu):
+        raise TargetError("device gpu: expected Metal or CUDA, got an MLX without either")
+    mx.set_default_device(mx.gpu if settings.device == "gpu" else mx.cpu)
+
+
+def _run_surface(job: Job, settings: Settings, report: JobReport) -> None:
+    contract, target = contract_of(job.release), load_target(settings.target, job.release)
+    lacking, problems = compare_surfaces(contract, target, job.release)
+    report.lacking |= lacking
+    report.problems += problems
+
+
+def _run_smoke(job: Job, settings: Settings, report: JobReport) -> None:
+    contract, target = contract_of(job.release), load_target(settings.target, job.release)
+    report.broken += smoke(contract, target)
+
+
+def _run_corpus(job: Job, settings: Settings, report: JobReport) -> None:
+    tally = Tally(job, settings, report)
+    tally.run(read(Path(job.name)))
+    tally.explain()
+
+
+def _run_ledger(job: Job, settings: Settings, report: JobReport) -> None:
+    ledger = ledger_of(settings)
+    entry = next(entry for entry in ledger.entries if entry.id == job.name)
+    tally = Tally(job, settings, report)
+    run = tally.run(ledger.witness(entry))
+    if (problem := judge_witness(entry, job.release, run)) is not None:
+        report.problems.append(problem)
+    tally.explain()
+
+
+def _run_lockstep(job: Job, settings: Settings, report: JobReport) -> None:
+    tally = Tally(job, settings, report)
+    contract = tally.engine.contract
+    if job.name in contract.surfaces and job.name not in tally.engine.fields:
+        return
+
+    def visit_until(steps: int) -> Callable[[bytes], bool]:
+        def visit(data: bytes) -> bool:
+            tally.run(generate(data, contract, job.name, job.mode))
+            return report.steps < steps
+
+        return visit
+
+    # A tracer halves the speed: lines are measured over the first part of the search.
+    measured = max(1, int(settings.steps_each * _MEASURED))
+    with lines_reached(contract, report.lines.setdefault(job.release, set())):
+        search(settings.engine, settings.seed, visit_until(measured))
+    if report.steps < settings.steps_each:
+        search(settings.engine, settings.seed + 1, visit_until(settings.steps_each))
+    tally.explain()
+
+
+_RUNNERS = {
+    "surface": _run_surface,
+    "smoke": _run_smoke,
+    "corpus": _run_corpus,
+    "ledger": _run_ledger,
+    "lockstep": _run_lockstep,
+}

@@ -1,0 +1,95 @@
+"""States to assign: what a release's own `state` looks like, and what does not fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvlockstep._contract import Contract
+from kvlockstep._source import Source
+from kvlockstep._style import Style
+from kvlockstep._trace import AnyRecipe, AnyStep, SetMetaState, SetState, StateItem
+
+_BAD_META = (("4", "x", "0", "0"), ("4",), ("1", "2", "3", "4", "5"), ("None", "3"), ("-1", "2"))
+
+
+def write(
+    source: Source, style: Style, cache: str, slot: str, contract: Contract
+) -> Iterator[AnyStep]:
+    """Yield an assignment of `state`, and of `meta_state` where the contract has one."""
+    rows = source.pick((3, 1, 2, 4, 5, 6, 8, 0))
+    quantized = cache == "QuantizedKVCache"
+    group_size, bits = source.pick((32, 64)), source.pick((8, 4))
+    arrays: list[StateItem]
+    if quantized:
+        arrays = [
+            _triple(style, source, rows, dim, group_size, bits)
+            for dim in (style.k_head_dim, style.v_head_dim)
+        ]
+    else:
+        arrays = [
+            style.array(source, (style.batch, style.heads, rows, dim), style.dtype)
+            for dim in (style.k_head_dim, style.v_head_dim)
+        ]
+    scalars = _scalars(source, cache, rows, group_size, bits)
+    odd = source.below(24)
+    if odd == 23 and not quantized:
+        shape = (style.batch, style.heads, source.pick((1, 2, 9)), style.v_head_dim)
+        arrays[1] = style.array(source, shape, style.dtype)
+    if odd == 22:
+        arrays[1] = style.array(source, (1, 2), style.dtype)
+    if odd == 21:
+        arrays = [None, None]
+    if odd == 20:
+        arrays = arrays[: source.below(2)]
+    if "meta_state" not in contract.surfaces[cache].members:
+        yield SetState(slot=slot, state=(*arrays, *scalars))
+        return
+    yield SetState(slot=slot, state=tuple(arrays))
+    if scalars and not source.one_in(8):
+        meta = _meta(cache, scalars)
+        yield SetMetaState(slot=slot, values=source.pick(_BAD_META) if odd == 19 else meta)
+
+
+def _triple(
+    style: Style, source: Source, rows: int, dim: int, group_size: int, bits: int
+) -> tuple[AnyRecipe, ...]:
+    shape = (style.batch, style.heads, rows)
+    return (
+        style.array(source, (*shape, dim * bits // 32), "uint32"),
+        style.array(source, (*shape, dim // group_size), style.dtype),
+        style.array(source, (*shape, dim // group_size), style.dtype),
+    )
+
+
+def _scalars(source: Source, cache: str, rows: int, group_size: int, bits: int) -> tuple[int, ...]:
+    """Return the scalars behind the two buffers, in the order of the 0.32 state."""
+    odd = source.below(16)
+    offset = {15: rows + 3, 14: -1}.get(odd, rows if odd < 10 else max(0, rows - 1))
+    match cache:
+        case "KVCache":
+            return (offset,)
+        case "RotatingKVCache":
+            window = source.pick((4, 3, 5, 2, 8))
+            keep = source.pick((0, 1, 2))
+            index = {13: 0, 12: rows + 1, 11: -1}.get(odd, min(rows, max(offset, 0)))
+            return offset, keep, window, index
+        case "ChunkedKVCache":
+            start = source.pick((0, 0, 1, 2))
+            return offset + start, source.pick((4, 3, 2, 8)), start
+        case "QuantizedKVCache":
+            return offset, group_size, bits
+        case _:
+            return ()
+
+
+def _meta(cache: str, scalars: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the scalars as 0.31's `meta_state` has them."""
+    match cache:
+        case "KVCache" | "ConcatenateKVCache":
+            return ()
+        case "RotatingKVCache":
+            offset, keep, window, index = scalars
+            scalars = keep, window, offset, index
+        case "ChunkedKVCache":
+            scalars = scalars[1:]
+    return tuple(map(str, scalars))

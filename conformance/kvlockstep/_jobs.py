@@ -1,0 +1,173 @@
+"""The gate as jobs: each small enough for one test, each a value that travels to a worker."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import kvreference
+from kvlockstep._caches import CACHES, FUNCTIONS
+from kvlockstep._divergence import Cell, Signature
+from kvlockstep._ledger import Ledger
+from kvlockstep._settings import DEFAULT_TARGET, Settings
+from kvlockstep._targets import TargetError, contracts_of
+from kvlockstep._trace import Mode, TraceError, read
+
+Kind = Literal["surface", "smoke", "corpus", "ledger", "lockstep"]
+
+HERE = Path(__file__).resolve().parent.parent
+CORPUS = HERE / "traces"
+LEDGER = HERE / "ledger.toml"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One part of the gate. `name` is a trace file, a ledger entry, or a cache class."""
+
+    kind: Kind
+    release: str
+    name: str = ""
+    mode: Mode = "value"
+
+    def __str__(self) -> str:
+        parts = [self.release, self.name]
+        if self.kind == "lockstep":
+            parts.append(self.mode)
+        return "-".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Found:
+    """An undeclared divergence, in plain words, and the file with its shortest trace."""
+
+    signature: Signature
+    text: str
+    trace: str = ""
+
+
+@dataclass
+class JobReport:
+    """What one job found. Reports add up.
+
+    `problems` are what fails the gate besides undeclared divergences; `broken`, what keeps it from
+    running at all.
+    """
+
+    jobs: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    cells: dict[str, Counter[Cell]] = field(default_factory=dict)
+    times: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
+    lines: dict[str, set[int]] = field(default_factory=dict)
+    declared: Counter[tuple[Signature, str]] = field(default_factory=Counter)
+    undeclared: Counter[Signature] = field(default_factory=Counter)
+    found: list[Found] = field(default_factory=list)
+    lacking: set[str] = field(default_factory=set)
+    undefined: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def add(self, other: JobReport) -> None:
+        """Add what another job found."""
+        self.jobs += other.jobs
+        self.steps += other.steps
+        self.seconds += other.seconds
+        for release, cells in other.cells.items():
+            self.cells.setdefault(release, Counter()).update(cells)
+        for release, times in other.times.items():
+            self.times.setdefault(release, Counter()).update(times)
+        for release, lines in other.lines.items():
+            self.lines.setdefault(release, set()).update(lines)
+        self.declared.update(other.declared)
+        self.undeclared.update(other.undeclared)
+        known = {found.signature for found in self.found}
+        self.found += [found for found in other.found if found.signature not in known]
+        self.lacking |= other.lacking
+        self.undefined.update(other.undefined)
+        self.problems += other.problems
+        self.broken += other.broken
+
+    @property
+    def exit_status(self) -> int:
+        """0: conforms. 1: does not. 2: could not run."""
+        if self.broken:
+            return 2
+        return 1 if self.problems or self.undeclared else 0
+
+
+def releases_of(settings: Settings) -> tuple[str, ...]:
+    """Return the releases that a run compares with; raises `TargetError`."""
+    chosen = settings.releases
+    if "all" in chosen:
+        chosen = contracts_of(settings.target)
+        return chosen if len(chosen) > 1 else kvreference.RELEASES
+    for release in chosen:
+        if release not in kvreference.RELEASES and not release.startswith("path:"):
+            raise TargetError(
+                f"release {release!r}: expected all, path:DIR or one of "
+                f"{', '.join(kvreference.RELEASES)}"
+            )
+    return chosen or contracts_of(settings.target)
+
+
+def caches_of(settings: Settings) -> tuple[str, ...]:
+    """Return the caches (and the mask functions) that a run tests; raises `TargetError`."""
+    known = (*CACHES, FUNCTIONS)
+    for cache in settings.caches:
+        if cache not in known:
+            raise TargetError(f"cache {cache!r}: expected one of {', '.join(known)}")
+    return settings.caches or known
+
+
+@lru_cache(maxsize=4)
+def ledger_of(settings: Settings) -> Ledger:
+    """Return the ledger that applies: the one asked for, or ours if the target is ours."""
+    if settings.ledger is not None:
+        return Ledger.read(settings.ledger)
+    if _is_ours(settings) and LEDGER.exists():
+        return Ledger.read(LEDGER)
+    return Ledger()
+
+
+def _is_ours(settings: Settings) -> bool:
+    return settings.target == DEFAULT_TARGET or settings.target.startswith(f"{DEFAULT_TARGET}.")
+
+
+def corpus_of(settings: Settings) -> list[Path]:
+    """Return the trace files that are run first."""
+    folder = settings.traces or CORPUS
+    if settings.traces is not None and not folder.is_dir():
+        raise TargetError(f"traces {str(folder)!r}: expected a folder of trace files")
+    witnesses = folder / "ledger"
+    return sorted(path for path in folder.rglob("*.json") if witnesses not in path.parents)
+
+
+def jobs_of(settings: Settings) -> Iterator[Job]:
+    """Yield the jobs of a run: cheap ones first.
+
+    Raises `TargetError`, `TraceError` or `LedgerError` where the options do not fit.
+    """
+    releases, caches = releases_of(settings), caches_of(settings)
+    for release in releases:
+        yield Job("surface", release)
+        yield Job("smoke", release)
+    for path in corpus_of(settings):
+        try:
+            meant = read(path).releases
+        except (TraceError, OSError) as error:
+            raise TraceError(str(error)) from error
+        for release in releases:
+            if not meant or release in meant:
+                yield Job("corpus", release, str(path))
+    for entry in ledger_of(settings).entries:
+        for release in releases:
+            if release in entry.releases and entry.cache in caches:
+                yield Job("ledger", release, entry.id)
+    for release in releases:
+        for cache in caches:
+            for mode in get_args(Mode):
+                yield Job("lockstep", release, cache, mode)

@@ -1,0 +1,138 @@
+"""`kvlockstep ledger check` and `kvlockstep ledger add`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from msgspec.structs import replace
+
+from kvlockstep._divergence import Divergence, Run
+from kvlockstep._explain import tell_side, tell_step
+from kvlockstep._jobs import LEDGER
+from kvlockstep._ledger import Entry, Ledger, LedgerError, add_entry, judge_witness, name_for
+from kvlockstep._settings import DEFAULT_TARGET, Settings
+from kvlockstep._shrink import shrink
+from kvlockstep._tally import lockstep_of
+from kvlockstep._targets import TargetError, contracts_of
+from kvlockstep._trace import Trace, TraceError, read
+
+
+@click.group()
+def ledger() -> None:
+    """Check the ledger of declared divergences, or add to it."""
+
+
+_target = click.option("--target", default=DEFAULT_TARGET, show_default=True)
+_ledger = click.option(
+    "--ledger", "path", type=click.Path(dir_okay=False, path_type=Path), default=LEDGER
+)
+
+
+@ledger.command()
+@_target
+@_ledger
+def check(target: str, path: Path) -> None:
+    """Replay every witness: each must show exactly the divergence that its entry declares."""
+    try:
+        known = Ledger.read(path)
+        problems = [
+            problem
+            for entry in known.entries
+            for release in entry.releases
+            if (problem := _judge(known, entry, release, target)) is not None
+        ]
+    except (LedgerError, TargetError) as error:
+        click.echo(f"could not run: {error}", err=True)
+        sys.exit(2)
+    for problem in problems:
+        click.echo(problem)
+    click.echo(f"{path.name}: {len(known.entries)} entries, {len(problems)} problems")
+    sys.exit(1 if problems else 0)
+
+
+def _judge(known: Ledger, entry: Entry, release: str, target: str) -> str | None:
+    engine = lockstep_of(Settings(target=target), release)
+    return judge_witness(entry, release, engine.run(known.witness(entry)))
+
+
+@ledger.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_target
+@_ledger
+@click.option("--why", prompt="Why is it meant", help="why the port differs")
+@click.option("--source", prompt="What says so (FACTS, a seed test, an issue)", help="what says so")
+@click.option("--when", default="", help="a condition on the step's facts, e.g. 'n < 0'")
+@click.option("--id", "name", default=None, help="the entry's id (default: from the signature)")
+def add(
+    file: Path, target: str, path: Path, why: str, source: str, when: str, name: str | None
+) -> None:
+    """Declare the divergence that the trace FILE shows, with the shrunk trace as its witness."""
+    try:
+        trace = read(file)
+        known = Ledger.read(path) if path.exists() else Ledger(path)
+        entry, witness = make_entry(trace, target, known, why, source, when, name)
+    except (LedgerError, TargetError, TraceError) as error:
+        click.echo(f"could not run: {error}", err=True)
+        sys.exit(2)
+    add_entry(path, entry, witness)
+    click.echo(f"{path}: added {entry.id} for {', '.join(entry.releases)}")
+    click.echo(f"  the reference: {entry.reference}\n  the port: {entry.port}")
+
+
+def make_entry(
+    trace: Trace, target: str, known: Ledger, why: str, source: str, when: str, name: str | None
+) -> tuple[Entry, Trace]:
+    """Return the entry that declares what `trace` shows, and its shrunk witness.
+
+    Raises `LedgerError` if it shows nothing undeclared, or more than one thing.
+    """
+    shown = {
+        release: _undeclared(trace, target, release, known) for release in contracts_of(target)
+    }
+    kinds = {d.signature[1:] for divergences in shown.values() for d in divergences}
+    if len(kinds) != 1:
+        came = ", ".join("/".join(kind) for kind in sorted(kinds)) or "none"
+        raise LedgerError(f"expected the trace to show one undeclared divergence, got {came}")
+    releases = tuple(release for release, divergences in shown.items() if divergences)
+    divergence = shown[releases[0]][0]
+    engine = lockstep_of(Settings(target=target), releases[0])
+    witness = shrink(trace, divergence.signature, lambda t: _alone(engine.run(t)))
+    run = engine.run(witness)
+    divergence = next(d for d in run.divergences if d.signature == divergence.signature)
+    step = run.log[divergence.index]
+    assert step is not None
+    slug = name or name_for(divergence.signature, [entry.id for entry in known.entries])
+    entry = Entry(
+        id=slug,
+        releases=releases,
+        cache=divergence.signature.cache,
+        operation=divergence.signature.operation,
+        field=divergence.signature.field,
+        when=when,
+        reference=f"{tell_step(step)}: {tell_side(divergence, run, 'expected')}",
+        port=f"{tell_step(step)}: {tell_side(divergence, run, 'actual')}",
+        why=why,
+        source=source,
+        witness=f"traces/ledger/{slug}.json",
+    )
+    witness = replace(witness, releases=releases, note=f"witness of ledger entry {slug}")
+    for release in releases:
+        engine = lockstep_of(Settings(target=target), release)
+        problem = judge_witness(entry, release, engine.run(witness))
+        if problem is not None:
+            raise LedgerError(problem)
+    return entry, witness
+
+
+def _undeclared(trace: Trace, target: str, release: str, known: Ledger) -> list[Divergence]:
+    run = lockstep_of(Settings(target=target), release).run(trace)
+    return [d for d in run.divergences if known.declares(d) is None]
+
+
+def _alone(run: Run) -> Run:
+    """Let a run count only if it shows one signature: a witness shows exactly its divergence."""
+    if len(run.signatures()) != 1:
+        run.divergences = []
+    return run

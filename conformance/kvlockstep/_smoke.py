@@ -1,0 +1,55 @@
+"""The smoke test: can the target be driven at all?
+
+What fails here is the adapter, not the cache: a class that cannot be constructed, an update that
+takes no arrays or returns none. Whether what it returns is right is for the lockstep to say.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from kvlockstep._caches import CACHES
+from kvlockstep._contract import Contract
+from kvlockstep._targets import Target
+
+_TOKENS, _HEAD_DIM = 3, 32
+
+
+def smoke(contract: Contract, target: Target) -> list[str]:
+    """Return what is wrong with the adapter, one line a cache class."""
+    if not any(hasattr(target.module, name) for name in contract.surfaces):
+        return [
+            f"smoke: target {target.spec!r} has no cache class: expected one or more of "
+            f"{', '.join(contract.surfaces)}. The adapter, not the cache, is wrong."
+        ]
+    problems = []
+    for name in contract.surfaces:
+        cls = getattr(target.module, name, None)
+        if cls is None:
+            continue
+        if (problem := _drive(cls, dict(CACHES[name].sample))) is not None:
+            problems.append(
+                f"smoke: {target.spec} {name}: {problem}. The adapter, not the cache, is wrong."
+            )
+    return problems
+
+
+def _drive(cls: Any, arguments: dict[str, int]) -> str | None:
+    doing = f"{cls.__name__}({', '.join(f'{k}={v}' for k, v in arguments.items())})"
+    try:
+        cache = cls(**arguments)
+        doing = f"update_and_fetch(keys, values), both float32 [1, 1, {_TOKENS}, {_HEAD_DIM}]"
+        rows = mx.ones((1, 1, _TOKENS, _HEAD_DIM))
+        result = cache.update_and_fetch(rows, rows + 1)
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            return f"{doing}: expected a pair (keys, values), got {type(result).__name__}"
+        arrays = [part[0] if isinstance(part, (tuple, list)) else part for part in result]
+        if not all(isinstance(array, mx.array) for array in arrays):
+            kinds = ", ".join(type(array).__name__ for array in arrays)
+            return f"{doing}: expected mlx.core.array, got {kinds}"
+        mx.eval(arrays)
+    except Exception as error:
+        return f"{doing}: expected no error, got {type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,123 @@
+"""What was seen, kept so that it cannot change any more.
+
+MLX updates in place: an array object kept from before a step shows what the step wrote. So an
+array is kept as a `Snapshot`, and its bytes are taken either at once (in-place mode: everything
+seen after a step is evaluated together) or at the end of the trace (value mode: a second handle
+on the lazy array is immune to later writes, and one evaluation serves all steps).
+
+Bytes, never values: -0.0 equals 0.0, and NaN payloads vanish in a comparison of values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from kvlockstep._trace import Mode
+
+_VOLATILE = re.compile(r"0x[0-9a-f]+|_kvreference_\w+(\.\w+)*|\b\w+(\.\w+)+\.(?=[A-Z]\w*)")
+
+
+_PLAIN = frozenset({int, bool, float, str, type(None)})
+
+
+class Snapshot:
+    """An array as it was: `dtype`, `shape` and, once settled, its raw bytes in `data`."""
+
+    __slots__ = ("data", "dtype", "handle", "shape")
+
+    def __init__(self, array: mx.array, handle: mx.array) -> None:
+        self.dtype = array.dtype
+        self.shape: tuple[int, ...] = array.shape
+        self.handle: mx.array | None = handle
+        self.data: bytes = b""
+
+    def array(self) -> mx.array:
+        """Return a new array with this content."""
+        if self.handle is not None:
+            return self.handle[...]
+        flat = mx.array(np.frombuffer(self.data, np.uint8))
+        return flat.view(self.dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An error that an operation or an attribute raised."""
+
+    error: Exception
+
+    @property
+    def kind(self) -> str:
+        """The name of the error's class."""
+        return type(self.error).__name__
+
+    @property
+    def message(self) -> str:
+        """The error's text without what differs from run to run: addresses and module names."""
+        return _VOLATILE.sub("", str(self.error))
+
+
+class Sequenced(NamedTuple):
+    """A container and what was in it; the container's type is visible to callers."""
+
+    kind: type
+    items: list[Any]
+
+
+class Camera:
+    """Takes snapshots of one side during one step, one an array object."""
+
+    def __init__(self, mode: Mode) -> None:
+        self._lazy = mode == "value"
+        # The array is kept beside its snapshot: an id is only unique while its object lives.
+        self._taken: dict[int, tuple[mx.array, Snapshot]] = {}
+
+    def take(self, value: Any) -> Any:
+        """Return `value` frozen: arrays as snapshots, containers as `Sequenced`."""
+        kind = type(value)
+        if kind in _PLAIN:
+            return value
+        if kind is mx.array:
+            known = self._taken.get(id(value))
+            if known is None:
+                handle = value[...] if self._lazy else value
+                known = self._taken[id(value)] = value, Snapshot(value, handle)
+            return known[1]
+        if isinstance(value, (tuple, list)):
+            return Sequenced(kind, [self.take(item) for item in value])
+        return value
+
+    def contents(self) -> dict[int, Snapshot]:
+        """Return the snapshots by the id of the array object that they were taken of."""
+        return {key: snapshot for key, (_, snapshot) in self._taken.items()}
+
+    def forget(self) -> None:
+        """Drop the handles on the live arrays, so that MLX may write into their buffers."""
+        self._taken.clear()
+
+
+def look(cache: Any, fields: Sequence[str], camera: Camera) -> list[Any]:
+    """Return the frozen values of `fields`; a name with `()` is called. Errors are values too."""
+    seen = []
+    for name in fields:
+        try:
+            value = getattr(cache, name[:-2])() if name[-1] == ")" else getattr(cache, name)
+        except Exception as error:
+            value = Raised(error.with_traceback(None))
+        seen.append(camera.take(value))
+    return seen
+
+
+def settle(snapshots: Iterable[Snapshot]) -> None:
+    """Evaluate all snapshots together and take their bytes."""
+    open_ones = [snapshot for snapshot in snapshots if snapshot.handle is not None]
+    mx.eval([snapshot.handle for snapshot in open_ones])
+    for snapshot in open_ones:
+        if snapshot.handle is not None:
+            snapshot.data = bytes(memoryview(snapshot.handle))  # type: ignore[arg-type]
+            snapshot.handle = None

@@ -1,0 +1,92 @@
+"""The style of a trace: which shapes, dtypes and fills its arrays have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvlockstep._source import Source
+from kvlockstep._trace import AnyRecipe, Bits, Dtype, Rows, Size
+
+_FLOATS: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
+_HEAD_DIMS = (1, 2, 4, 3, 8, 5)
+_QUANTIZED_HEAD_DIMS = (32, 64, 32, 64, 32, 128, 96, 256)
+
+
+@dataclass
+class Style:
+    """Shapes are [batch, heads, tokens, head_dim]; K and V may differ in head_dim."""
+
+    batch: int
+    heads: int
+    k_head_dim: int
+    v_head_dim: int
+    dtype: Dtype
+    bits: bool
+    large: bool = False
+    token: int = 0
+
+    @classmethod
+    def draw(cls, source: Source, cache: str, large: bool) -> Style:
+        """Draw a style for a trace on `cache`; with `large` buffers, one of small rows."""
+        dims: tuple[int, ...] = _HEAD_DIMS
+        if cache == "QuantizedKVCache" or (cache == "KVCache" and source.one_in(4)):
+            dims = _QUANTIZED_HEAD_DIMS[: 2 if large else 8]
+        k_head_dim = source.pick(dims)
+        v_head_dim = source.pick(dims) if source.one_in(3) else k_head_dim
+        return cls(
+            batch=source.pick((1, 1, 2, 3)[: 2 if large else 4]),
+            heads=source.pick((1, 1, 2, 3)[: 3 if large else 4]),
+            k_head_dim=k_head_dim,
+            v_head_dim=v_head_dim,
+            dtype=source.pick(_FLOATS),
+            bits=source.one_in(2),
+            large=large,
+        )
+
+    def pair(self, source: Source, tokens: Size) -> tuple[AnyRecipe, AnyRecipe | None]:
+        """Draw the keys and values of an update; now and then ones that do not fit."""
+        odd = source.below(64)
+        dtype = source.pick(_FLOATS) if source.one_in(10) else self.dtype
+        batch, heads = self.batch, self.heads
+        k_head_dim, v_head_dim, v_tokens, v_dtype = self.k_head_dim, self.v_head_dim, tokens, dtype
+        match odd:
+            case 63:
+                batch += 1
+            case 62:
+                batch = 1
+            case 61:
+                heads = 1
+            case 60:
+                k_head_dim = 1
+            case 59:
+                v_head_dim += 1
+            case 58:
+                v_tokens = source.pick((0, 1, 2, 3))
+            case 57:
+                v_dtype = source.pick(_FLOATS)
+            case 56:
+                dtype = v_dtype = source.pick(("int32", "bool", "complex64", "uint8"))
+            case 55:
+                return self.array(source, (batch, heads, tokens, k_head_dim), dtype), None
+            case 54:
+                return self._of_rank(source, source.pick((3, 5, 2)), tokens, dtype)
+        keys = self.array(source, (batch, heads, tokens, k_head_dim), dtype)
+        values = self.array(source, (batch, heads, v_tokens, v_head_dim), v_dtype)
+        self.token = (self.token + (tokens if isinstance(tokens, int) else 7)) % 1000
+        return keys, values
+
+    def array(self, source: Source, shape: tuple[Size, ...], dtype: Dtype) -> AnyRecipe:
+        """Draw one array of the trace's fill."""
+        if self.bits:
+            return Bits(shape=shape, dtype=dtype, seed=source.below(256))
+        return Rows(shape=shape, dtype=dtype, start=self.token)
+
+    def _of_rank(
+        self, source: Source, rank: int, tokens: Size, dtype: Dtype
+    ) -> tuple[AnyRecipe, AnyRecipe]:
+        """Draw keys and values of another rank; in one case out of two, the values only."""
+        shape: tuple[Size, ...] = (1, self.batch, self.heads, tokens, self.k_head_dim)[-rank:]
+        odd = self.array(source, shape, dtype)
+        if source.one_in(2):
+            return odd, odd
+        return self.array(source, (self.batch, self.heads, tokens, self.k_head_dim), dtype), odd

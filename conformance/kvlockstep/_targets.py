@@ -1,0 +1,137 @@
+"""Targets: what is under test, as one string.
+
+`py:MODULE`     an importable module with the cache classes
+`release:X`     a pinned release of mlx-lm
+`path:DIR`      a working copy of mlx-lm
+
+A module may declare what it promises in a plain dict `KVLOCKSTEP`:
+
+    contract        the release that it follows
+    contracts       release to module name, for a package that follows several
+    level           "state" or "buffer": how much of it may be looked at (default: state)
+    errors          "type+message", "type" or "raises" (default: raises)
+    transactional   a failed operation leaves the cache as it was (default: False)
+    seeds           it has the seeds' additions to mlx-lm's interface (default: False)
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import kvreference
+from kvlockstep._compare import Errors
+from kvlockstep._contract import Level
+
+DECLARATION = "KVLOCKSTEP"
+_KNOWN = {"contract", "contracts", "level", "errors", "transactional", "seeds"}
+
+
+class TargetError(Exception):
+    """The target cannot be tested at all. The adapter is wrong, not the cache."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A loaded target: its module, and what it promises."""
+
+    spec: str
+    module: Any
+    contract: str | None
+    level: Level = "state"
+    errors: Errors = "raises"
+    transactional: bool = False
+    seeds: bool = False
+
+
+def contracts_of(spec: str) -> tuple[str, ...]:
+    """Return the releases that a target says it follows; raises `TargetError`.
+
+    The newest pinned one, where it says nothing.
+    """
+    kind, _, name = _split(spec)
+    if kind == "release":
+        return (name,)
+    if kind == "path":
+        return (kvreference.RELEASES[-1],)
+    declared = _declaration(_import(name), spec)
+    if "contracts" in declared:
+        return tuple(declared["contracts"])
+    return (declared.get("contract", kvreference.RELEASES[-1]),)
+
+
+def load_target(spec: str, release: str) -> Target:
+    """Load the target `spec` to be tested against `release`; raises `TargetError`."""
+    kind, _, name = _split(spec)
+    if kind in ("release", "path"):
+        try:
+            reference = kvreference.load(name if kind == "release" else f"path:{name}")
+        except kvreference.ReferenceError as error:
+            raise TargetError(f"target {spec!r}: {error}") from error
+        own = name if kind == "release" else None
+        return Target(spec, reference.cache, own, "buffer", "type+message")
+    module = _import(name)
+    declared = _declaration(module, spec)
+    if "contracts" in declared:
+        modules = declared["contracts"]
+        if release not in modules:
+            raise TargetError(
+                f"target {spec!r}: expected one of its contracts {', '.join(modules)}, "
+                f"got release {release!r}"
+            )
+        module = _import(modules[release])
+        declared = _declaration(module, modules[release])
+    return Target(
+        spec,
+        module,
+        declared.get("contract"),
+        declared.get("level", "state"),
+        declared.get("errors", "raises"),
+        declared.get("transactional", False),
+        declared.get("seeds", False),
+    )
+
+
+def _split(spec: str) -> tuple[str, str, str]:
+    kind, colon, name = spec.partition(":")
+    if kind not in ("py", "release", "path") or not name:
+        raise TargetError(
+            f"target {spec!r}: expected py:MODULE, release:VERSION or path:DIR, for example "
+            f"py:mlxkv or release:{kvreference.RELEASES[-1]}"
+        )
+    return kind, colon, name
+
+
+def _import(name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise TargetError(
+            f"target module {name!r} cannot be imported: {type(error).__name__}: {error}. "
+            "Is it installed in this environment?"
+        ) from error
+
+
+def _declaration(module: Any, name: str) -> dict[str, Any]:
+    declared = getattr(module, DECLARATION, {})
+    if not isinstance(declared, dict):
+        raise TargetError(f"target {name!r}: expected {DECLARATION} to be a dict, got {declared!r}")
+    if unknown := set(declared) - _KNOWN:
+        raise TargetError(
+            f"target {name!r}: {DECLARATION} knows {', '.join(sorted(_KNOWN))}, "
+            f"got {', '.join(sorted(unknown))}"
+        )
+    choices = {"level": get_args(Level), "errors": get_args(Errors)}
+    for key, allowed in choices.items():
+        if key in declared and declared[key] not in allowed:
+            raise TargetError(
+                f"target {name!r}: {DECLARATION}[{key!r}]: expected one of "
+                f"{', '.join(allowed)}, got {declared[key]!r}"
+            )
+    return declared
