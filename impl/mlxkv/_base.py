@@ -1,0 +1,137 @@
+"""What every cache is: the interface, with its promises, and the parts that most classes share."""
+
+from __future__ import annotations
+
+import copy
+from operator import index
+from typing import Any, ClassVar, Self
+
+import mlx.core as mx
+
+from mlxkv._buffers import Pair
+from mlxkv._errors import NegativeSizeError, NegativeTrimError, NotAnIntegerError
+from mlxkv._masks import Mask, create_attention_mask
+
+
+def check_size(cache: object, name: str, size: Any) -> None:
+    """Raise unless the size is an integer of at least 0."""
+    if not isinstance(size, int):
+        raise NotAnIntegerError(cache, "__init__", f"an integer as {name}", repr(size))
+    if size < 0:
+        raise NegativeSizeError(cache, "__init__", f"{name} of at least 0", str(size))
+
+
+def check_trim(cache: object, n: Any) -> int:
+    """Return the number of tokens to trim; raise unless it is an integer of at least 0."""
+    try:
+        tokens = index(n)
+    except TypeError:
+        raise NotAnIntegerError(cache, "trim", "an integer", repr(n)) from None
+    if tokens < 0:
+        raise NegativeTrimError(cache, "trim", "at least 0 tokens", str(n))
+    return tokens
+
+
+class Cache:
+    """The attention state of one layer for one sequence, or for a batch in step.
+
+    Arrays are (batch, n_kv_heads, tokens, head_dim); the tokens are on the sequence axis, 2. An
+    operation that raises leaves every field, byte and object as it was. Errors are `CacheError`s
+    that derive from what mlx-lm raises in that place.
+    """
+
+    _reference_name: ClassVar[str]
+
+    keys: Any
+    values: Any
+    offset: int
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Any:
+        """Store the rows of new tokens and return all keys and values to attend to.
+
+        Mutates the cache, its buffers in place where they have room: a buffer that somebody holds
+        shows the write. Returns (keys, values), views or the buffers themselves. Raises
+        `ArrayTypeError`, `RankError`, `LengthMismatchError`, `ShapeError`, `LostWriteError`.
+        """
+        raise NotImplementedError
+
+    def trim(self, n: int) -> int:
+        """Forget the last n tokens, or all where there are fewer; return how many.
+
+        Mutates scalars only, never bytes. Raises `NegativeTrimError`, `NotAnIntegerError` and,
+        where the tokens are not held any more, `NotTrimmableError`.
+        """
+        raise NotImplementedError
+
+    def is_trimmable(self) -> bool:
+        """Whether `trim` can forget tokens now. Does not mutate, does not raise."""
+        return False
+
+    def size(self) -> int:
+        """The tokens held, or 0 where the class does not say (as in mlx-lm)."""
+        return 0
+
+    def empty(self) -> bool:
+        """Whether nothing was ever stored."""
+        return self.keys is None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the buffers, spare rows included."""
+        raise NotImplementedError
+
+    def copy(self) -> Self:
+        """An independent deep copy: no later operation on either shows in the other."""
+        return copy.deepcopy(self)
+
+    @property
+    def rope_offset(self) -> int:
+        """The position of the next token, for rotary embeddings: `offset`, one for all rows."""
+        return self.offset
+
+    @property
+    def reference_class_name(self) -> str:
+        """The name of the class in mlx-lm, as prompt-cache files spell it."""
+        return self._reference_name
+
+    def materialize(self) -> None:
+        """Evaluate the stored buffers; nothing to do on an empty cache."""
+        if self.keys is not None:
+            mx.eval(self.keys, self.values)
+
+
+class PlainCache(Cache):
+    """What most classes share: empty is None, and the last tokens can be forgotten."""
+
+    def __init__(self) -> None:
+        self.keys = self.values = None
+        self.offset = 0
+
+    def is_trimmable(self) -> bool:
+        return True
+
+    def trim(self, n: int) -> int:
+        trimmed = min(self.offset, check_trim(self, n))
+        self.offset -= trimmed
+        return trimmed
+
+    def make_mask(
+        self,
+        N: int,  # noqa: N803 - the release's name, passed by keyword
+        *,
+        return_array: bool,
+        window_size: int | None,
+    ) -> Mask:
+        """The mask of N new tokens over the cached ones and themselves; does not mutate.
+
+        None, "causal", or bool (N, offset + N). Source: cache.py `create_attention_mask`.
+        """
+        return create_attention_mask(N, self.offset, return_array, window_size)
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.keys is None else int(self.keys.nbytes + self.values.nbytes)
+
+    def _fetch(self) -> Pair:
+        """The keys and values to attend to; each release says when they are views."""
+        raise NotImplementedError

@@ -1,0 +1,144 @@
+"""Growing and writing the buffers of a cache: what can fail fails before the first write.
+
+A buffer is (batch, n_kv_heads, capacity, head_dim); rows are the same with their tokens on axis 2,
+the sequence axis. `buffer[:, :, a:b] = rows` changes the array object that others may hold, so the
+checks here are what makes an update transactional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, cast
+
+import mlx.core as mx
+
+from mlxkv._errors import (
+    ArrayTypeError,
+    LengthMismatchError,
+    LostWriteError,
+    RankError,
+    ShapeError,
+    StepError,
+)
+
+Shape: TypeAlias = tuple[int, ...]
+Pair: TypeAlias = tuple[mx.array, mx.array]
+
+Window: TypeAlias = tuple[slice, slice, slice]
+
+# mlx takes any sequence, and a tuple is the fastest; its stub asks for a list.
+concatenate = cast(Callable[[Sequence[mx.array], int], mx.array], mx.concatenate)
+
+ALL = slice(None)
+UPDATE = "update_and_fetch"
+
+
+class Buffered(Protocol):
+    """A cache with buffers, None while it is empty."""
+
+    keys: Any
+    values: Any
+
+
+class Stepped(Buffered, Protocol):
+    """A cache that grows its buffers by whole steps."""
+
+    step: int
+
+
+def measure(cache: object, keys: Any, values: Any) -> tuple[Shape, Shape]:
+    """The shapes of new keys and values: rank 4 each, and the same number of tokens."""
+    if not (isinstance(keys, mx.array) and isinstance(values, mx.array)):
+        got = f"{type(keys).__name__} and {type(values).__name__}"
+        raise ArrayTypeError(cache, UPDATE, "keys and values as mx.array", got)
+    k_shape, v_shape = keys.shape, values.shape
+    if len(k_shape) != 4 or len(v_shape) != 4:
+        expected = "keys and values of rank 4 (batch, n_kv_heads, tokens, head_dim)"
+        raise RankError(cache, UPDATE, expected, f"keys {k_shape} and values {v_shape}")
+    if k_shape[2] != v_shape[2]:
+        expected = "as many tokens in values as in keys"
+        raise LengthMismatchError(cache, UPDATE, expected, f"keys {k_shape} and values {v_shape}")
+    return k_shape, v_shape
+
+
+def check_window(cache: object, name: str, buffer: mx.array, rows: Shape, start: int) -> None:
+    """Raise unless rows of that shape can be written at `start`: all of them, and none elsewhere.
+
+    Batch, n_kv_heads and head_dim of size 1 broadcast into a larger buffer, as in mlx.
+    """
+    held = buffer.shape
+    stop = start + rows[2]
+    if (start < 0 or stop > held[2]) and rows[2]:
+        expected = f"the window [{start}, {stop}) inside the {name} buffer"
+        raise LostWriteError(cache, UPDATE, expected, f"a buffer of {held[2]} rows")
+    if rows[1] != held[1] or rows[3] != held[3] or rows[0] != held[0]:
+        for axis in (0, 1, 3):
+            if rows[axis] != held[axis] and (rows[axis] != 1 or held[axis] == 0):
+                expected = f"{name} that broadcast into the buffer {held} off the sequence axis"
+                raise ShapeError(cache, UPDATE, expected, str(rows))
+
+
+def check_join(cache: object, name: str, buffer: mx.array, rows: Shape) -> None:
+    """Raise unless rows of that shape can be concatenated to the buffer: no axis broadcasts."""
+    held = buffer.shape
+    if rows[0] != held[0] or rows[1] != held[1] or rows[3] != held[3]:
+        expected = f"{name} equal to the buffer {held} off the sequence axis"
+        raise ShapeError(cache, UPDATE, expected, str(rows))
+
+
+def explain_join(cache: Buffered, keys: Any, values: Any) -> None:
+    """Raise the error of ours for new rows that mlx has refused to concatenate to the buffers."""
+    k_shape, v_shape = measure(cache, keys, values)
+    check_join(cache, "keys", cache.keys, k_shape)
+    check_join(cache, "values", cache.values, v_shape)
+
+
+def count_steps(cache: object, step: int, tokens: int) -> int:
+    """The rows of as many whole steps as hold `tokens`."""
+    if step < 1:
+        raise StepError(cache, UPDATE, "a step of at least 1", str(step))
+    return -(-tokens // step) * step
+
+
+def lengthen(
+    cache: object, name: str, buffer: mx.array | None, shape: Shape, dtype: mx.Dtype
+) -> mx.array:
+    """A new buffer: the old one, if any, followed by zeros of that shape."""
+    zeros = mx.zeros(shape, dtype)
+    if buffer is None:
+        return zeros
+    check_join(cache, name, buffer, shape)
+    return concatenate((buffer, zeros), 2)
+
+
+def append(cache: Stepped, keys: mx.array, values: mx.array, prev: int) -> None:
+    """Write the rows at `prev`, growing the buffers by whole steps when they do not fit.
+
+    A growth drops the spare rows first, unless `prev` is a multiple of `step`. Both new shapes
+    follow the batch and n_kv_heads of the keys. Shared by the standard and the chunked cache.
+    """
+    k_shape, v_shape = measure(cache, keys, values)
+    k_buffer, v_buffer = cache.keys, cache.values
+    if k_buffer is None or prev + k_shape[2] > k_buffer.shape[2]:
+        batch, n_kv_heads, tokens, head_dim = k_shape
+        rows = count_steps(cache, cache.step, tokens)
+        if k_buffer is None:
+            v_buffer = None
+        elif prev % cache.step:
+            k_buffer, v_buffer = k_buffer[:, :, :prev], v_buffer[:, :, :prev]
+        k_tail = (batch, n_kv_heads, rows, head_dim)
+        v_tail = (batch, n_kv_heads, rows, v_shape[3])
+        k_buffer = lengthen(cache, "keys", k_buffer, k_tail, keys.dtype)
+        v_buffer = lengthen(cache, "values", v_buffer, v_tail, values.dtype)
+    check_window(cache, "keys", k_buffer, k_shape, prev)
+    check_window(cache, "values", v_buffer, v_shape, prev)
+    window = (ALL, ALL, slice(prev, prev + k_shape[2]))
+    k_buffer[window] = keys
+    v_buffer[window] = values
+    cache.keys, cache.values = k_buffer, v_buffer
+
+
+def first(pair: Pair, rows: int) -> Pair:
+    """Views of the first rows of both, new objects even when that is all of them."""
+    window = (ALL, ALL, slice(rows))
+    return pair[0][window], pair[1][window]
