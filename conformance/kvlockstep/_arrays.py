@@ -88,31 +88,49 @@ def make(elements: npt.NDArray[np.generic], dtype: Dtype) -> mx.array:
     return array
 
 
-@lru_cache(maxsize=4096)
 def _rows(shape: tuple[int, ...], dtype: Dtype, start: int) -> npt.NDArray[np.generic]:
+    return _counting(dtype)[(_row_numbers(shape) + start) % 251]
+
+
+@lru_cache
+def _counting(dtype: Dtype) -> npt.NDArray[np.generic]:
+    """Return 1 .. 251 in the carrier of `dtype`."""
+    return _encode(np.arange(1, 252, dtype=np.float64), dtype)
+
+
+@lru_cache(maxsize=1024)
+def _row_numbers(shape: tuple[int, ...]) -> npt.NDArray[np.int32]:
+    """Return `i + 3 * l` for row `i` of lane `l`; an array of rank 1 is one lane of rows."""
+    if not shape:
+        return np.zeros((), np.int32)
     axis = max(len(shape) - 2, 0)
-    lanes = math.prod(shape[:axis] + shape[axis + 1 :]) if shape else 1
-    lane = np.arange(lanes).reshape((*shape[:axis], 1, *shape[axis + 1 :]) if shape else ())
-    rows = np.arange(shape[axis] if shape else 1)
-    rows = rows.reshape((-1,) + (1,) * (len(shape) - axis - 1)) if shape else rows.reshape(())
-    return _encode(((start + rows + 3 * lane) % 251 + 1).astype(np.float64), dtype)
+    lanes = math.prod(shape[:axis] + shape[axis + 1 :])
+    lane = np.arange(lanes, dtype=np.int32).reshape((*shape[:axis], 1, *shape[axis + 1 :]))
+    row = np.arange(shape[axis], dtype=np.int32).reshape((-1, *(1,) * (len(shape) - axis - 1)))
+    return row + 3 * lane
 
 
-@lru_cache(maxsize=4096)
 def _bits(shape: tuple[int, ...], dtype: Dtype, seed: int) -> npt.NDArray[np.generic]:
     count = math.prod(shape)
+    return _stream(dtype, seed, max(256, 1 << (count - 1).bit_length()))[:count].reshape(shape)
+
+
+@lru_cache(maxsize=4096)
+def _stream(dtype: Dtype, seed: int, count: int) -> npt.NDArray[np.generic]:
+    """Return the first `count` elements for `seed`; more are the same ones and further ones."""
     kind = np.dtype(_CARRIERS[dtype])
-    stream = hashlib.shake_128(str(seed).encode()).digest(count * (kind.itemsize + 1))
-    patterns = np.frombuffer(stream, np.uint8, count * kind.itemsize)
+    stream = hashlib.shake_128(f"{seed}".encode()).digest(count * kind.itemsize)
     if dtype == "bool":
-        return (patterns & 1).astype(np.bool_).reshape(shape)
+        return (np.frombuffer(stream, np.uint8) & 1).astype(np.bool_)
     specials = _SPECIALS.get(dtype)
     if specials is None:
-        return patterns.view(kind).reshape(shape)
-    selectors = np.frombuffer(stream, np.uint8, offset=count * kind.itemsize)
-    chosen = specials[selectors % len(specials)]
-    bits = np.where(selectors < 64, chosen, patterns.view(specials.dtype))
-    return bits.astype(specials.dtype, copy=False).view(kind).reshape(shape)
+        return np.frombuffer(stream, kind.newbyteorder("<")).astype(kind)
+    patterns = np.frombuffer(stream, specials.dtype.newbyteorder("<")).astype(specials.dtype)
+    selectors = np.frombuffer(
+        hashlib.shake_128(f"{seed} specials".encode()).digest(count), np.uint8
+    )
+    bits = np.where(selectors < 64, specials[selectors % len(specials)], patterns)
+    return bits.view(kind)
 
 
 def _encode(values: npt.NDArray[np.float64], dtype: Dtype) -> npt.NDArray[np.generic]:

@@ -138,7 +138,7 @@ class _Course:
         else:
             field = f"returns, not {expected.kind}"
         if not both or not same_error(expected, actual, self.target.errors):
-            self.findings.add(Place(index, "outcome", slot), field, expected, actual)
+            self.findings.add(Place(index, "outcome", slot), (field,), expected, actual)
         if saved is None:
             return "stored" if both else "aftermath"
         cache = self.left.slots[slot]
@@ -158,7 +158,7 @@ class _Course:
             settle(camera.contents().values())
         place = Place(index, "half changed", slot)
         for field, was, now in zip(fields, self.before[slot], after, strict=True):
-            self.findings.compare(place, field, was, now)
+            self.findings.compare(place, (field,), was, now)
 
     def _put_back(self, cache: Any, saved: dict[str, Any]) -> None:
         """Give the reference its fields back, and its arrays, the same objects, their content."""
@@ -201,7 +201,7 @@ class _Course:
             place = Place(index, "seen", f"held {number}")
             what = f"held {one.what}"
             if one.what != "copy":
-                compare(place, what, left.take(one.value), right.take(other.value))
+                compare(place, (what,), left.take(one.value), right.take(other.value))
                 continue
             fields = self.fields[type(one.value).__name__]
             ours = look(one.value, fields, left)
@@ -209,7 +209,7 @@ class _Course:
             self._compare_fields(place, f"{what}: ", fields, ours, theirs)
         if expected is not None or actual is not None:
             place = Place(index, "result", "")
-            compare(place, "result", left.take(expected), right.take(actual))
+            compare(place, ("result",), left.take(expected), right.take(actual))
         self.contents = left.contents()
         if self.in_place:
             settle([*self.contents.values(), *right.contents().values()])
@@ -220,11 +220,11 @@ class _Course:
     def _compare_fields(
         self, place: Place, prefix: str, fields: tuple[str, ...], ours: list[Any], theirs: list[Any]
     ) -> None:
-        derived = place._replace(meaning="seen") if place.meaning == "stored" else place
+        derived = Place(place.at, "seen", place.slot) if place.meaning == "stored" else place
         for field, one, other in zip(fields, ours, theirs, strict=True):
             if one is not other:
                 where = derived if field in DERIVED else place
-                self.findings.compare(where, prefix + field, one, other)
+                self.findings.compare(where, (prefix + field,), one, other)
 
     def _count(
         self, step: AnyStep, name: str, operation: Operation, cache: Any, sizes: Sizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
-from kvlockstep._compare import Difference, Errors, Pair, compare
+from kvlockstep._compare import Errors, same_error, same_scalar
 from kvlockstep._divergence import Divergence, Signature
 from kvlockstep._facts import facts_of
 from kvlockstep._sizes import Sizes
@@ -19,6 +19,10 @@ from kvlockstep._trace import AnyStep
 Meaning = Literal["outcome", "half changed", "stored", "aftermath", "seen", "result"]
 _RANKS = {meaning: rank for rank, meaning in enumerate(get_args(Meaning))}
 _ENDING = ("stored", "aftermath")
+
+# A field's name, and the indices into the containers that it holds.
+Path = tuple[Any, ...]
+_FROZEN = (Snapshot, Sequenced, Raised)
 
 
 class Place(NamedTuple):
@@ -48,37 +52,65 @@ class Logged(NamedTuple):
     trimmable: bool
 
 
+class _Pair(NamedTuple):
+    """Two snapshots of the same shape and dtype, whose bytes are yet to be compared."""
+
+    place: Place
+    path: Path
+    expected: Snapshot
+    actual: Snapshot
+
+
 class Findings:
     """The differences of one trace."""
 
     def __init__(self, errors: Errors) -> None:
         self._errors = errors
         self._found: list[Finding] = []
-        self._pairs: list[tuple[Place, Pair]] = []
+        self._pairs: list[_Pair] = []
         self._paired: set[tuple[Snapshot, Snapshot]] = set()
         self.ended = False
 
-    def add(self, place: Place, field: str, expected: Any, actual: Any) -> None:
+    def add(self, place: Place, path: Path, expected: Any, actual: Any) -> None:
         """Take note of a difference."""
+        field = path[0] + "".join(f"[{index}]" for index in path[1:])
         self._found.append(Finding(place, field, expected, actual))
         self.ended = self.ended or place.meaning in _ENDING
 
-    def compare(self, place: Place, field: str, expected: Any, actual: Any) -> None:
+    def compare(self, place: Place, path: Path, expected: Any, actual: Any) -> None:
         """Compare two frozen values; the bytes of arrays are compared when they are settled."""
-        for found in compare(field, expected, actual, self._errors):
-            if isinstance(found, Difference):
-                self.add(place, *found)
-            elif (found.expected, found.actual) not in self._paired:
-                # One array may be seen in several fields: `keys`, `state`, the result.
-                self._paired.add((found.expected, found.actual))
-                self._pairs.append((place, found))
+        kind = type(expected)
+        if kind is not type(actual):
+            same = kind not in _FROZEN and same_scalar(expected, actual)
+        elif kind is Snapshot:
+            same = expected.shape == actual.shape and expected.dtype == actual.dtype
+            pair = expected, actual
+            # One array may be seen in several fields: `keys`, `state`, the result.
+            if same and pair not in self._paired:
+                self._paired.add(pair)
+                self._pairs.append(_Pair(place, path, expected, actual))
+        elif kind is Sequenced:
+            same = expected.kind is actual.kind and len(expected.items) == len(actual.items)
+            if same:
+                items = zip(expected.items, actual.items, strict=True)
+                for index, (one, other) in enumerate(items):
+                    if one is not other:
+                        self.compare(place, (*path, index), one, other)
+        elif kind is int:
+            same = expected == actual
+        elif kind is Raised:
+            same = same_error(expected, actual, self._errors)
+        else:
+            same = same_scalar(expected, actual)
+        if not same:
+            self.add(place, path, expected, actual)
 
     def settle(self) -> None:
         """Take the bytes of all arrays that wait for it, and compare them."""
-        settle(side for _, pair in self._pairs for side in (pair.expected, pair.actual))
-        for place, pair in self._pairs:
+        settle(side for pair in self._pairs for side in (pair.expected, pair.actual))
+        for pair in self._pairs:
             if pair.expected.data != pair.actual.data:
-                self.add(place, *pair)
+                self.add(*pair)
         self._pairs.clear()
         self._paired.clear()
 

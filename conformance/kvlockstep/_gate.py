@@ -22,7 +22,6 @@ from kvlockstep._tally import Tally
 from kvlockstep._targets import TargetError, load_target
 from kvlockstep._trace import read
 
-
 _MEASURED = 0.2
 
 

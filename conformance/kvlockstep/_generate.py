@@ -25,6 +25,7 @@ from kvlockstep._trace import (
     Depends,
     Fetch,
     FrontTrim,
+    Held,
     Hold,
     Mask,
     Mode,
@@ -36,7 +37,7 @@ from kvlockstep._trace import (
     Update,
 )
 
-_STEP_SIZES = (4, 2, 1, 3, 4, 8, 2, 5, 4, 1, 6, 256)
+_STEP_SIZES = (4, 2, 1, 3, 4, 8, 2, 5, 4, 1, 6, 4, 2, 3, 1, 256)
 # Tokens in an update: mostly one, for that is decoding; then small, then the boundaries.
 _TOKENS: tuple[Size, ...] = (
     *(1,) * 8, 2, 2, 3, 3, 4, 5, 6, 0, "room", "room+1", "room-1", "window", "window+1", "window-1",
@@ -50,6 +51,7 @@ _TRIMS: tuple[int | float | str, ...] = (
 _WINDOWS: tuple[int | str | None, ...] = (
     None, None, None, 1, 2, 3, 4, 8, "window", "window-1", "window+1", "offset", "offset+1", 0,
 )  # fmt: skip
+_HELD: tuple[Held, ...] = get_args(Held)
 _MASK_TOKENS = (1, 1, 1, 2, 2, 3, 4, 5, 8, 0)
 
 
@@ -73,7 +75,7 @@ def generate(data: bytes, contract: Contract, cache: str, mode: Mode) -> Trace:
     step_size = source.pick(_STEP_SIZES)
     style = Style.draw(source, cache, large=step_size == 256)
     writing = _Writing(kind, contract, source, style, ["a"])
-    construct = Construct(cache=cache, args=_construct_arguments(source, cache))
+    construct = Construct(cache=cache, args=_construct_arguments(source, cache, style))
     operations = _swarm(source, kind, contract)
     source = writing.source = Source(data)
     steps: list[AnyStep] = [construct]
@@ -97,7 +99,7 @@ def _swarm(source: Source, kind: CacheKind, contract: Contract) -> tuple[str, ..
     return ("update",) * 4 + tuple(name for name in chosen for _ in range(weights.get(name, 1)))
 
 
-def _construct_arguments(source: Source, cache: str) -> dict[str, int | float | None]:
+def _construct_arguments(source: Source, cache: str, style: Style) -> dict[str, int | float | None]:
     match cache:
         case "RotatingKVCache":
             size = source.pick((4, 3, 5, 2, 8, 1, 6, 7, 0, 16, 4, 3))
@@ -106,8 +108,12 @@ def _construct_arguments(source: Source, cache: str) -> dict[str, int | float | 
         case "ChunkedKVCache":
             return {"chunk_size": source.pick((4, 3, 2, 1, 5, 8, 6, 4, 3, 0, 16, None, -1))}
         case "QuantizedKVCache":
-            group_size = source.pick((32, 32, 64, 64, 128, 32, 16))
-            bits = source.pick((8, 8, 4, 4, 2, 3, 5, 6, 8, 4, 7))
+            group_size = source.pick((32, 32, 64, 128))
+            if style.k_head_dim % group_size or style.v_head_dim % group_size:
+                group_size = 32
+            if source.one_in(16):
+                group_size = source.pick((64, 128, 16))
+            bits = source.pick((8, 8, 4, 4, 2, 8, 8, 4, 4, 2, 1, 8, 3, 5, 6, 7))
             return {"group_size": group_size, "bits": bits}
         case _:
             return {}
@@ -153,8 +159,7 @@ def _depends(writing: _Writing) -> Iterator[AnyStep]:
 
 
 def _hold(writing: _Writing) -> Iterator[AnyStep]:
-    kinds = get_args(Hold.__annotations__["what"]) or ("state", "result", "inputs", "copy")
-    what = writing.source.pick(kinds)
+    what = writing.source.pick(_HELD)
     if what in ("result", "inputs"):
         yield from _update(writing)
     yield Hold(slot=_slot(writing), what=what)

@@ -18,7 +18,7 @@ def write(
     """Yield an assignment of `state`, and of `meta_state` where the contract has one."""
     rows = source.pick((3, 1, 2, 4, 5, 6, 8, 0))
     quantized = cache == "QuantizedKVCache"
-    group_size, bits = source.pick((32, 64)), source.pick((8, 4))
+    group_size, bits = source.pick((32, 32, 32, 64)), source.pick((8, 4))
     arrays: list[StateItem]
     if quantized:
         arrays = [

@@ -6,6 +6,7 @@ divergence is stale. Either fails the gate. Declared divergences are counted, no
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable
 from functools import cached_property
@@ -19,7 +20,13 @@ from msgspec import Meta, Struct
 from kvlockstep._divergence import Divergence, Run, Signature
 from kvlockstep._trace import Trace, TraceError, read, write
 
+# What `when` may call besides the facts of a step.
+_BUILTINS = {"all": all, "any": any, "len": len, "max": max, "min": min}
+
 Text = Annotated[str, Meta(min_length=1)]
+
+
+_SPACED = re.compile(r"\n+\[\[divergence\]\]")
 
 
 class LedgerError(ValueError):
@@ -62,7 +69,7 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=
             return False
         facts = divergence.facts
         try:
-            return bool(eval(self.condition, {"__builtins__": {"len": len, "any": any}}, facts))
+            return bool(eval(self.condition, {"__builtins__": _BUILTINS}, facts))
         except Exception as error:
             raise LedgerError(
                 f"ledger entry {self.id!r}: when = {self.when!r} cannot be judged: {error!r}; "
@@ -82,6 +89,10 @@ class Ledger:
     def __init__(self, path: Path | None = None, entries: tuple[Entry, ...] = ()) -> None:
         self.path = path
         self.entries = entries
+        self._known: dict[tuple[str, str, str], list[Entry]] = {}
+        for entry in entries:
+            place = entry.cache, entry.operation, entry.field
+            self._known.setdefault(place, []).append(entry)
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
@@ -99,7 +110,8 @@ class Ledger:
 
     def declares(self, divergence: Divergence) -> str | None:
         """Return the id of the entry that declares `divergence`, or None."""
-        return next((entry.id for entry in self.entries if entry.covers(divergence)), None)
+        known = self._known.get(divergence.signature[1:], ())
+        return next((entry.id for entry in known if entry.covers(divergence)), None)
 
     def witness(self, entry: Entry) -> Trace:
         """Return the trace that witnesses `entry`; raises `LedgerError`."""
@@ -138,9 +150,9 @@ def add_entry(path: Path, entry: Entry, witness: Trace) -> None:
     for name, value in msgspec.structs.asdict(entry).items():
         if value != "":
             table.add(name, list(value) if isinstance(value, tuple) else value)
-    entries = document.setdefault("divergence", tomlkit.aot())
-    entries.append(table)
-    path.write_text(tomlkit.dumps(document), encoding="utf-8")
+    document.setdefault("divergence", tomlkit.aot()).append(table)
+    text = tomlkit.dumps(document).rstrip("\n") + "\n"
+    path.write_text(_SPACED.sub("\n\n[[divergence]]", text), encoding="utf-8")
 
 
 def name_for(signature: Signature, taken: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from kvlockstep._source import HEAD_BYTES, STEP_BYTES
 
 Engine = Literal["hypothesis", "seeded"]
 
-_LENGTHS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48)
+_LENGTHS = (3, 6, 10, 14, 18, 24, 30, 36, 48, 64)
 _EXAMPLES = 200
 
 

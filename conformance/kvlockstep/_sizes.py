@@ -31,9 +31,11 @@ Sizes = dict[str, int]
 def sizes_of(cache: Any) -> Sizes:
     """Return the sizes of a cache.
 
-    `offset`: tokens seen. `capacity`: rows of the keys' buffer. `rows`: rows in use. `room`: rows
-    left before the buffer grows or wraps. `window`: `max_size` or `chunk_size`. `step`: the growth
-    step. What a cache does not have is 0, and so is what a failed operation left as no integer.
+    `offset`: tokens seen. `position`: the row that the next token goes to, before any wrap.
+    `capacity`: rows of the keys' buffer, `values_capacity`: of the values'. `rows`: rows in use.
+    `room`: rows left before the buffer grows or wraps. `window`: `max_size` or `chunk_size`.
+    `keep`: rows that a ring never drops. `step`: the growth step. What a cache does not have is 0,
+    and so is what a failed operation left as no integer.
     """
     fields = vars(cache)
     offset = _integer(fields.get("offset"))
@@ -43,10 +45,13 @@ def sizes_of(cache: Any) -> Sizes:
     capacity = _rows(fields.get("keys"))
     return {
         "offset": offset,
+        "position": position,
         "capacity": capacity,
+        "values_capacity": _rows(fields.get("values")),
         "rows": max(0, min(position, capacity)),
         "room": capacity - position,
         "window": _integer(fields.get("max_size", fields.get("chunk_size"))),
+        "keep": _integer(fields.get("keep")),
         "step": _integer(getattr(cache, "step", 0)),
     }
 

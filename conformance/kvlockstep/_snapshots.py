@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -62,11 +62,15 @@ class Raised:
         return _VOLATILE.sub("", str(self.error))
 
 
-class Sequenced(NamedTuple):
+class Sequenced:
     """A container and what was in it; the container's type is visible to callers."""
 
-    kind: type
-    items: list[Any]
+    __match_args__ = ("kind", "items")
+    __slots__ = ("items", "kind")
+
+    def __init__(self, kind: type, items: list[Any]) -> None:
+        self.kind = kind
+        self.items = items
 
 
 class Camera:
@@ -80,8 +84,6 @@ class Camera:
     def take(self, value: Any) -> Any:
         """Return `value` frozen: arrays as snapshots, containers as `Sequenced`."""
         kind = type(value)
-        if kind in _PLAIN:
-            return value
         if kind is mx.array:
             known = self._taken.get(id(value))
             if known is None:
@@ -89,7 +91,9 @@ class Camera:
                 known = self._taken[id(value)] = value, Snapshot(value, handle)
             return known[1]
         if isinstance(value, (tuple, list)):
-            return Sequenced(kind, [self.take(item) for item in value])
+            take = self.take
+            items = [item if type(item) in _PLAIN else take(item) for item in value]
+            return Sequenced(kind, items)
         return value
 
     def contents(self) -> dict[int, Snapshot]:
@@ -109,7 +113,7 @@ def look(cache: Any, fields: Sequence[str], camera: Camera) -> list[Any]:
             value = getattr(cache, name[:-2])() if name[-1] == ")" else getattr(cache, name)
         except Exception as error:
             value = Raised(error.with_traceback(None))
-        seen.append(camera.take(value))
+        seen.append(value if type(value) in _PLAIN else camera.take(value))
     return seen
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 HEAD_BYTES = 24
-STEP_BYTES = 24
+STEP_BYTES = 12
 
 
 class Source:

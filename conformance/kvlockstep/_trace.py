@@ -38,6 +38,7 @@ Size = Dimension | Relative
 Count = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 Dtype = Literal["float32", "float16", "bfloat16", "int32", "uint32", "uint8", "bool", "complex64"]
 Mode = Literal["value", "in-place"]
+Held = Literal["state", "result", "inputs", "copy"]
 Shape = Annotated[tuple[Size, ...], Meta(max_length=6)]
 
 
@@ -68,8 +69,9 @@ class Rows(Recipe, frozen=True, tag="rows", kw_only=True):
 class Bits(Recipe, frozen=True, tag="bits", kw_only=True):
     """Raw bit patterns: NaN payloads, infinities, -0.0 and subnormals among them.
 
-    SHAKE-128 of `seed` in decimal gives the patterns, little-endian, then one selector byte an
-    element; a selector below 64 puts special value number `selector % len(specials)` there.
+    SHAKE-128 of "<seed>" gives the patterns, little-endian, and SHAKE-128 of "<seed> specials" one
+    selector byte an element; for the floating dtypes, a selector below 64 puts special value number
+    `selector % 12` there (see `_arrays.py` for the twelve).
     """
 
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
@@ -162,7 +164,7 @@ class Hold(OnSlot, frozen=True, tag="hold", kw_only=True):
     that the caller passed to it. `copy`: a deep copy of the cache.
     """
 
-    what: Literal["state", "result", "inputs", "copy"]
+    what: Held
 
 
 class Reload(OnSlot, frozen=True, tag="reload", kw_only=True):
