@@ -88,10 +88,11 @@ def _run_lockstep(job: Job, settings: Settings, report: JobReport) -> None:
 
     # A tracer halves the speed: lines are measured over the first part of the search.
     measured = max(1, int(settings.steps_each * _MEASURED))
+    seed = 4 * settings.seed + (2 if job.mode == "in-place" else 0)
     with lines_reached(contract, report.lines.setdefault(job.release, set())):
-        search(settings.engine, settings.seed, visit_until(measured))
+        search(settings.engine, seed, visit_until(measured))
     if report.steps < settings.steps_each:
-        search(settings.engine, settings.seed + 1, visit_until(settings.steps_each))
+        search(settings.engine, seed + 1, visit_until(settings.steps_each))
     tally.explain()
 
 

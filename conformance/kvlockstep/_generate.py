@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import get_args
 
+from msgspec.structs import replace
+
 from kvlockstep import _generate_state
 from kvlockstep._caches import CACHES, FUNCTIONS, CacheKind
 from kvlockstep._contract import Contract
@@ -43,6 +45,7 @@ _TOKENS: tuple[Size, ...] = (
     *(1,) * 8, 2, 2, 3, 3, 4, 5, 6, 0, "room", "room+1", "room-1", "window", "window+1", "window-1",
     "step", "step+1", "capacity+1",
 )  # fmt: skip
+_FIRST_TOKENS: tuple[Size, ...] = ("window", 1, 2, 3, "window", "step", "window+1", 5)
 _LARGE_TOKENS: tuple[Size, ...] = (1, 1, 1, 3, 255, 256, 257, "room", "room+1", 513)
 _TRIMS: tuple[int | float | str, ...] = (
     1, 1, 1, 2, 2, 3, 5, 0, "offset", "offset-1", "offset+1", "rows", "window", "window-1",
@@ -64,6 +67,7 @@ class _Writing:
     source: Source
     style: Style
     slots: list[str]
+    construct: Construct
 
 
 def generate(data: bytes, contract: Contract, cache: str, mode: Mode) -> Trace:
@@ -74,8 +78,8 @@ def generate(data: bytes, contract: Contract, cache: str, mode: Mode) -> Trace:
     kind = CACHES[cache]
     step_size = source.pick(_STEP_SIZES)
     style = Style.draw(source, cache, large=step_size == 256)
-    writing = _Writing(kind, contract, source, style, ["a"])
     construct = Construct(cache=cache, args=_construct_arguments(source, cache, style))
+    writing = _Writing(kind, contract, source, style, ["a"], construct)
     operations = _swarm(source, kind, contract)
     source = writing.source = Source(data)
     steps: list[AnyStep] = [construct]
@@ -91,11 +95,11 @@ def _swarm(source: Source, kind: CacheKind, contract: Contract) -> tuple[str, ..
     needs = {operation.name: operation.member for operation in OPERATIONS.values()}
     offered = [
         name
-        for name in kind.operations
+        for name in ("construct", *kind.operations)
         if name in _WRITERS and ((need := needs[name]) is None or need in members)
     ]
     chosen = [name for name in offered if source.below(8) < 4]
-    weights = {"update": source.pick((4, 8, 12)), "trim": 3, "front_trim": 3, "mask": 2}
+    weights = {"update": source.pick((4, 8, 12)), "trim": 3, "front_trim": 3, "mask": 2, "hold": 2}
     return ("update",) * 4 + tuple(name for name in chosen for _ in range(weights.get(name, 1)))
 
 
@@ -125,11 +129,13 @@ def _slot(writing: _Writing) -> str:
 
 
 def _update(writing: _Writing) -> Iterator[AnyStep]:
+    yield _update_of(writing, _slot(writing), _TOKENS)
+
+
+def _update_of(writing: _Writing, slot: str, tokens: tuple[Size, ...]) -> Update:
     source, style = writing.source, writing.style
-    slot = _slot(writing)
-    tokens = source.pick(_LARGE_TOKENS if style.large else _TOKENS)
-    keys, values = style.pair(source, tokens)
-    yield Update(slot=slot, keys=keys, values=values)
+    keys, values = style.pair(source, source.pick(_LARGE_TOKENS if style.large else tokens))
+    return Update(slot=slot, keys=keys, values=values)
 
 
 def _fetch(writing: _Writing) -> Iterator[AnyStep]:
@@ -159,10 +165,19 @@ def _depends(writing: _Writing) -> Iterator[AnyStep]:
 
 
 def _hold(writing: _Writing) -> Iterator[AnyStep]:
-    what = writing.source.pick(_HELD)
+    source = writing.source
+    slot = _slot(writing)
+    what = source.pick(_HELD)
     if what in ("result", "inputs"):
-        yield from _update(writing)
-    yield Hold(slot=_slot(writing), what=what)
+        if source.one_in(2):
+            # What an empty cache is given, it may keep: the caller's own array.
+            yield replace(writing.construct, slot=slot)
+        yield _update_of(writing, slot, _FIRST_TOKENS)
+    yield Hold(slot=slot, what=what)
+
+
+def _construct(writing: _Writing) -> Iterator[AnyStep]:
+    yield replace(writing.construct, slot=_slot(writing))
 
 
 def _reload(writing: _Writing) -> Iterator[AnyStep]:
@@ -200,6 +215,7 @@ def _set_state(writing: _Writing) -> Iterator[AnyStep]:
 
 
 _WRITERS: dict[str, Callable[[_Writing], Iterator[AnyStep]]] = {
+    "construct": _construct,
     "update": _update,
     "fetch": _fetch,
     "trim": _trim,

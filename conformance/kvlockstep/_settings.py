@@ -25,7 +25,7 @@ class Profile:
 
 PROFILES: dict[ProfileName, Profile] = {
     "smoke": Profile(500, "hypothesis"),
-    "ci": Profile(15_000, "hypothesis"),
+    "ci": Profile(30_000, "hypothesis"),
     "deep": Profile(1_000_000, "seeded"),
 }
 

@@ -34,8 +34,8 @@ def sizes_of(cache: Any) -> Sizes:
     `offset`: tokens seen. `position`: the row that the next token goes to, before any wrap.
     `capacity`: rows of the keys' buffer, `values_capacity`: of the values'. `rows`: rows in use.
     `room`: rows left before the buffer grows or wraps. `window`: `max_size` or `chunk_size`.
-    `keep`: rows that a ring never drops. `step`: the growth step. What a cache does not have is 0,
-    and so is what a failed operation left as no integer.
+    `keep`: rows that a ring never drops. `groups`: groups of a quantized row. `step`: the growth
+    step. What a cache does not have is 0, and so is what a failed operation left as no integer.
     """
     fields = vars(cache)
     offset = _integer(fields.get("offset"))
@@ -52,6 +52,7 @@ def sizes_of(cache: Any) -> Sizes:
         "room": capacity - position,
         "window": _integer(fields.get("max_size", fields.get("chunk_size"))),
         "keep": _integer(fields.get("keep")),
+        "groups": _groups(fields.get("keys")),
         "step": _integer(getattr(cache, "step", 0)),
     }
 
@@ -112,4 +113,10 @@ def _rows(keys: object) -> int:
         keys = keys[0]
     if isinstance(keys, mx.array) and keys.ndim >= 2:
         return keys.shape[-2]
+    return 0
+
+
+def _groups(keys: object) -> int:
+    if isinstance(keys, (list, tuple)) and len(keys) > 1 and isinstance(keys[1], mx.array):
+        return keys[1].shape[-1] if keys[1].ndim else 0
     return 0

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-HEAD_BYTES = 24
+HEAD_BYTES = 32
 STEP_BYTES = 12
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from kvlockstep._source import Source
 from kvlockstep._trace import AnyRecipe, Bits, Dtype, Rows, Size
 
+# The values of a token carry another id than its keys, so that a mix-up of both shows.
+VALUES_START = 100
+
 _FLOATS: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
 _HEAD_DIMS = (1, 2, 4, 3, 8, 5)
 _QUANTIZED_HEAD_DIMS = (32, 64, 32, 64, 32, 128, 96, 256)
@@ -47,13 +50,18 @@ class Style:
         """Draw the keys and values of an update; now and then ones that do not fit."""
         odd = source.below(64)
         dtype = source.pick(_FLOATS) if source.one_in(10) else self.dtype
-        batch, heads = self.batch, self.heads
+        batch = k_batch = self.batch
+        heads = self.heads
         k_head_dim, v_head_dim, v_tokens, v_dtype = self.k_head_dim, self.v_head_dim, tokens, dtype
         match odd:
             case 63:
-                batch += 1
+                batch = k_batch = batch + 1
             case 62:
-                batch = 1
+                batch = k_batch = 1
+            case 53:
+                k_batch += 1
+            case 52:
+                k_head_dim += 1
             case 61:
                 heads = 1
             case 60:
@@ -70,23 +78,24 @@ class Style:
                 return self.array(source, (batch, heads, tokens, k_head_dim), dtype), None
             case 54:
                 return self._of_rank(source, source.pick((3, 5, 2)), tokens, dtype)
-        keys = self.array(source, (batch, heads, tokens, k_head_dim), dtype)
-        values = self.array(source, (batch, heads, v_tokens, v_head_dim), v_dtype)
+        keys = self.array(source, (k_batch, heads, tokens, k_head_dim), dtype)
+        values = self.array(source, (batch, heads, v_tokens, v_head_dim), v_dtype, VALUES_START)
         self.token = (self.token + (tokens if isinstance(tokens, int) else 7)) % 1000
         return keys, values
 
-    def array(self, source: Source, shape: tuple[Size, ...], dtype: Dtype) -> AnyRecipe:
+    def array(
+        self, source: Source, shape: tuple[Size, ...], dtype: Dtype, start: int = 0
+    ) -> AnyRecipe:
         """Draw one array of the trace's fill."""
         if self.bits:
             return Bits(shape=shape, dtype=dtype, seed=source.below(256))
-        return Rows(shape=shape, dtype=dtype, start=self.token)
+        return Rows(shape=shape, dtype=dtype, start=self.token + start)
 
     def _of_rank(
         self, source: Source, rank: int, tokens: Size, dtype: Dtype
     ) -> tuple[AnyRecipe, AnyRecipe]:
-        """Draw keys and values of another rank; in one case out of two, the values only."""
-        shape: tuple[Size, ...] = (1, self.batch, self.heads, tokens, self.k_head_dim)[-rank:]
-        odd = self.array(source, shape, dtype)
-        if source.one_in(2):
-            return odd, odd
-        return self.array(source, (self.batch, self.heads, tokens, self.k_head_dim), dtype), odd
+        """Draw keys, values or both of another rank."""
+        shape: tuple[Size, ...] = (1, self.batch, self.heads, tokens, self.k_head_dim)
+        odd = self.array(source, shape[-rank:], dtype)
+        even = self.array(source, shape[1:], dtype)
+        return source.pick(((odd, odd), (even, odd), (odd, even)))

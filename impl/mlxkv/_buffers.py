@@ -73,7 +73,8 @@ def check_window(cache: object, name: str, buffer: mx.array, rows: Shape, start:
         raise LostWriteError(cache, UPDATE, expected, f"a buffer of {held[2]} rows")
     if rows[1] != held[1] or rows[3] != held[3] or rows[0] != held[0]:
         for axis in (0, 1, 3):
-            if rows[axis] != held[axis] and (rows[axis] != 1 or held[axis] == 0):
+            vanishes = held[axis] == 0 and rows[2]
+            if rows[axis] != held[axis] and (rows[axis] != 1 or vanishes):
                 expected = f"{name} that broadcast into the buffer {held} off the sequence axis"
                 raise ShapeError(cache, UPDATE, expected, str(rows))
 

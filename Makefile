@@ -1,0 +1,35 @@
+# `make conformance` and `make test` do all of their own set-up, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CHECKED := impl reference conformance/kvlockstep
+
+.PHONY: conformance test lint bench clean
+
+conformance: $(READY)
+	@$(BIN)/kvlockstep run
+
+test: $(READY)
+	@$(BIN)/pytest -n auto
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CHECKED)
+
+bench: $(READY)
+	$(BIN)/python bench/run.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache kvlockstep-report
+
+$(READY): pyproject.toml $(wildcard reference/kvreference/pins/*.txt)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, got: $$($(PYTHON) --version). Name one: make PYTHON=python3.13 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,dev]'
+	$(BIN)/python -m kvreference sync
+	@touch $@

@@ -1,0 +1,278 @@
+"""Simpler steps and simpler traces: what the shrinker tries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from kvlockstep._style import VALUES_START
+from kvlockstep._trace import (
+    AnyRecipe,
+    AnyStep,
+    Construct,
+    Literals,
+    Mask,
+    Quantize,
+    Rows,
+    SetMetaState,
+    SetState,
+    Trace,
+    Trim,
+    Update,
+)
+
+
+def with_other_numbers(step: AnyStep) -> Iterator[AnyStep]:
+    """Yield `step` with another small number in it, larger ones too."""
+    for number in (1, 2, 3, 4):
+        match step:
+            case Update(keys=keys) if keys.shape[2:3] and not isinstance(keys, Literals):
+                yield _with_rows(step, number)
+            case Trim():
+                yield replace(step, n=number)
+            case Construct(args=args):
+                yield from (replace(step, args={**args, name: number}) for name in args)
+
+
+def merged(one: AnyStep, other: AnyStep) -> Iterator[AnyStep]:
+    """Yield steps that do the work of both: an update of all their rows, a trim of their sum."""
+    match one, other:
+        case Update(slot=slot), Update(slot=to) if slot == to:
+            rows = [*one.keys.shape[2:3], *other.keys.shape[2:3]]
+            if len(rows) == 2 and not any(isinstance(number, str) for number in rows):
+                total = sum(number for number in rows if isinstance(number, int))
+                yield from (_with_rows(step, total) for step in (one, other))
+        case Trim(slot=slot, n=int(n)), Trim(slot=to, n=int(m)) if slot == to:
+            yield replace(one, n=n + m)
+
+
+def _with_rows(step: Update, rows: int) -> Update:
+    def change(recipe: AnyRecipe) -> AnyRecipe:
+        if isinstance(recipe, Literals) or len(recipe.shape) < 3:
+            return recipe
+        return replace(recipe, shape=(*recipe.shape[:2], rows, *recipe.shape[3:]))
+
+    values = step.values and change(step.values)
+    return replace(step, keys=change(step.keys), values=values)
+
+
+def simpler_steps(step: AnyStep) -> Iterator[AnyStep]:
+    """Yield steps that are simpler than `step` in one argument."""
+    match step:
+        case Update(keys=keys, values=None):
+            yield replace(step, values=keys)
+            for recipe in _simpler_recipes(keys):
+                yield replace(step, keys=recipe)
+        case Update(keys=keys, values=values):
+            assert values is not None
+            for one, other in _simpler_shapes(keys, values):
+                yield replace(step, keys=one, values=other)
+            yield from (replace(step, keys=recipe) for recipe in _simpler_contents(keys))
+            yield from (replace(step, values=recipe) for recipe in _simpler_contents(values))
+        case Trim(n=n):
+            yield from (replace(step, n=number) for number in _simpler_numbers(n))
+        case Mask(n=n, window=window):
+            yield replace(step, window=None)
+            yield replace(step, return_array=False)
+            yield from (replace(step, n=number) for number in _simpler_numbers(n))
+            yield from (replace(step, window=number) for number in _simpler_numbers(window))
+        case Construct(args=args):
+            for name, value in args.items():
+                yield replace(step, args={k: v for k, v in args.items() if k != name})
+                for number in _simpler_numbers(value):
+                    yield replace(step, args={**args, name: number})
+        case Quantize(group_size=64, bits=4):
+            return
+        case Quantize():
+            yield replace(step, group_size=64, bits=4)
+            yield replace(step, bits=4)
+        case SetMetaState(values=values):
+            for index, text in enumerate(values):
+                for number in _simpler_numbers(_number_in(text)):
+                    simpler = (*values[:index], str(number), *values[index + 1 :])
+                    yield replace(step, values=simpler)
+        case SetState(state=state):
+            yield from (replace(step, state=items) for items in _simpler_states(state))
+        case _:
+            yield from _simpler_fields(step)
+
+
+def _simpler_fields(step: Any) -> Iterator[Any]:
+    """Yield `step` with a number smaller, a flag off, an optional argument left out."""
+    for name in step.__struct_fields__:
+        value = getattr(step, name)
+        if value is True:
+            yield replace(step, **{name: False})
+        elif type(value) is int:
+            yield from (replace(step, **{name: number}) for number in _simpler_numbers(value))
+        elif isinstance(value, tuple) and name.endswith("padding"):
+            yield replace(step, **{name: None})
+            yield from (replace(step, **{name: value[:1]}) for _ in value[1:2])
+
+
+def _simpler_states(state: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    arrays = [item for item in state if isinstance(item, AnyRecipe)]
+    if arrays and all(item.shape == arrays[0].shape for item in arrays):
+        for recipe in _simpler_recipes(arrays[0]):
+            yield tuple(
+                replace(item, shape=recipe.shape) if isinstance(item, AnyRecipe) else item
+                for item in state
+            )
+    for index, item in enumerate(state):
+        simpler: Iterator[Any] = iter(())
+        if isinstance(item, AnyRecipe):
+            simpler = _simpler_recipes(item)
+        elif type(item) is int:
+            simpler = _simpler_numbers(item)
+        for other in simpler:
+            yield (*state[:index], other, *state[index + 1 :])
+
+
+def _simpler_shapes(keys: AnyRecipe, values: AnyRecipe) -> Iterator[tuple[AnyRecipe, AnyRecipe]]:
+    """Yield keys and values with simpler shapes, of one shape if possible.
+
+    An axis in which they agree is made smaller in both.
+    """
+    if isinstance(keys, Literals) or isinstance(values, Literals):
+        return
+    one, other = keys.shape, values.shape
+    if one != other:
+        yield keys, replace(values, shape=one)
+        yield replace(keys, shape=other), values
+    for axis, size in enumerate(one):
+        for shape in _smaller(one, axis):
+            if axis < len(other) and other[axis] == size:
+                both = (*other[:axis], shape[axis], *other[axis + 1 :])
+                yield replace(keys, shape=shape), replace(values, shape=both)
+            else:
+                yield replace(keys, shape=shape), values
+    for axis, size in enumerate(other):
+        if axis >= len(one) or one[axis] != size:
+            for shape in _smaller(other, axis):
+                yield keys, replace(values, shape=shape)
+
+
+def _smaller(shape: tuple[Any, ...], axis: int) -> Iterator[tuple[Any, ...]]:
+    """Yield shapes smaller in one axis; only the sequence axis may come down to 0."""
+    least = 0 if axis == len(shape) - 2 else 1
+    for number in _simpler_numbers(shape[axis]):
+        if number >= least:
+            yield (*shape[:axis], number, *shape[axis + 1 :])
+
+
+def _simpler_contents(recipe: AnyRecipe) -> Iterator[AnyRecipe]:
+    if recipe.dtype not in ("float32", "uint32"):
+        yield replace(recipe, dtype="float32")
+    if not isinstance(recipe, (Rows, Literals)):
+        yield Rows(shape=recipe.shape, dtype=recipe.dtype)
+
+
+def _simpler_recipes(recipe: AnyRecipe) -> Iterator[AnyRecipe]:
+    if not isinstance(recipe, Literals):
+        for axis in range(len(recipe.shape)):
+            yield from (replace(recipe, shape=shape) for shape in _smaller(recipe.shape, axis))
+    yield from _simpler_contents(recipe)
+    if isinstance(recipe, Rows) and recipe.start:
+        yield replace(recipe, start=0)
+
+
+def _number_in(text: str) -> int | None:
+    return int(text) if text.removeprefix("-").isdecimal() else None
+
+
+def _simpler_numbers(value: float | str | None) -> Iterator[int]:
+    """Yield simpler whole numbers, the simplest first: 1, then 0, 2, 3, and down towards them."""
+    if value is None or isinstance(value, str):
+        return
+    rank = [1, 0, 2, 3, 4]
+    known = rank.index(int(value)) if value in rank else len(rank)
+    yield from rank[:known]
+    if value > 5:
+        yield int(value) // 2
+        yield int(value) - 1
+    if value < -1:
+        yield -1
+
+
+def _map_recipes(trace: Trace, change: Callable[[AnyRecipe], AnyRecipe]) -> Trace:
+    def item(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(item(part) for part in value)
+        return change(value) if isinstance(value, AnyRecipe) else value
+
+    def one(step: AnyStep) -> AnyStep:
+        if isinstance(step, Update):
+            return replace(step, keys=item(step.keys), values=item(step.values))
+        if isinstance(step, SetState):
+            return replace(step, state=item(step.state))
+        return step
+
+    return trace.part([one(step) for step in trace.steps])
+
+
+def _of_dtype(recipe: AnyRecipe) -> AnyRecipe:
+    """Make it float32; uint32 stays, for it is what quantized rows are packed in."""
+    return recipe if recipe.dtype == "uint32" else replace(recipe, dtype="float32")
+
+
+def _of_rows(recipe: AnyRecipe) -> AnyRecipe:
+    if isinstance(recipe, (Rows, Literals)):
+        return recipe
+    return Rows(shape=recipe.shape, dtype=recipe.dtype)
+
+
+def _with_axis(axis: int, size: int) -> Callable[[AnyRecipe], AnyRecipe]:
+    def change(recipe: AnyRecipe) -> AnyRecipe:
+        """Shrink one axis; batch, heads and head_dim are never relative."""
+        shape = recipe.shape
+        if len(shape) != 4 or isinstance(recipe, Literals) or int(shape[axis]) <= size:
+            return recipe
+        return replace(recipe, shape=(*shape[:axis], size, *shape[axis + 1 :]))
+
+    return change
+
+
+def _count_tokens(trace: Trace) -> Trace:
+    """Number the rows of the updates through, so that each token can be told from the others."""
+    token = 0
+    steps: list[AnyStep] = []
+    for step in trace.steps:
+        if not isinstance(step, Update) or not isinstance(step.keys, Rows):
+            steps.append(step)
+            continue
+        keys, values = replace(step.keys, start=token), step.values
+        if isinstance(values, Rows):
+            values = replace(values, start=token + VALUES_START)
+        steps.append(replace(step, keys=keys, values=values))
+        token += keys.shape[2] if len(keys.shape) > 2 and isinstance(keys.shape[2], int) else 1
+    return trace.part(steps)
+
+
+def _with_one_slot(trace: Trace) -> Trace:
+    steps: Sequence[Any] = trace.steps
+    return trace.part([replace(s, slot="a") if hasattr(s, "slot") else s for s in steps])
+
+
+def _with_step_size(size: int, simpler: tuple[int, ...] = ()) -> Callable[[Trace], Trace]:
+    def change(trace: Trace) -> Trace:
+        return trace if trace.step_size in simpler else replace(trace, step_size=size)
+
+    return change
+
+
+SIMPLER_TRACES: tuple[Callable[[Trace], Trace], ...] = (
+    _with_step_size(256),
+    _with_step_size(2, (256,)),
+    _with_step_size(1, (256, 2)),
+    lambda trace: replace(trace, mode="value"),
+    lambda trace: _map_recipes(trace, _of_rows),
+    lambda trace: _map_recipes(trace, _of_dtype),
+    lambda trace: _map_recipes(trace, _with_axis(0, 1)),
+    lambda trace: _map_recipes(trace, _with_axis(1, 1)),
+    lambda trace: _map_recipes(trace, _with_axis(3, 1)),
+    lambda trace: _map_recipes(trace, _with_axis(3, 32)),
+    _with_one_slot,
+    _count_tokens,
+)
