@@ -38,17 +38,24 @@ class Lockstep:
         self.contract = contract
         self.target = target
         self.level = level or target.level
-        self.fields: dict[str, tuple[str, ...]] = {}
         self.lacking: set[str] = set()
-        for name, surface in contract.surfaces.items():
-            theirs = getattr(target.module, name, None)
-            if theirs is None:
-                self.lacking.add(name)
-                continue
-            seen = _visible(theirs, dict(CACHES[name].sample))
-            fields = surface.fields(self.level)
-            self.fields[name] = tuple(f for f in fields if f.removesuffix("()") in seen)
-            self.lacking |= {f"{name}.{f}" for f in fields if f not in self.fields[name]}
+        self._fields: dict[tuple[type, type], tuple[str, ...]] = {}
+
+    def fields_of(self, ours: Any, theirs: Any) -> tuple[str, ...]:
+        """Return the fields to compare of a cache of the reference and the target's own.
+
+        What the target's does not have is noted as lacking, and not compared.
+        """
+        kinds = type(ours), type(theirs)
+        fields = self._fields.get(kinds)
+        if fields is None:
+            name = kinds[0].__name__
+            asked = self.contract.surfaces[name].fields(self.level)
+            has = {*getattr(theirs, "__dict__", ()), *dir(kinds[1])}
+            fields = tuple(field for field in asked if field.removesuffix("()") in has)
+            self.lacking |= {f"{name}.{field}" for field in asked if field not in fields}
+            self._fields[kinds] = fields
+        return fields
 
     def run(self, trace: Trace) -> Run:
         """Run `trace` and return what it showed. Neither side's errors escape."""
@@ -63,8 +70,7 @@ class _Course:
         self.trace = trace
         self.contract = lockstep.contract
         self.target = lockstep.target
-        self.fields = lockstep.fields
-        self.absent = lockstep.lacking
+        self.fields_of = lockstep.fields_of
         self.left = Side(lockstep.contract.module)
         self.right = Side(lockstep.target.module)
         self.in_place = trace.mode == "in-place"
@@ -152,7 +158,7 @@ class _Course:
         if slot not in self.before:
             return
         camera = Camera(self.trace.mode)
-        fields = self.fields[type(cache).__name__]
+        fields = self.fields_of(cache, self.right.slots[slot])
         after = look(cache, fields, camera)
         if self.in_place:
             settle(camera.contents().values())
@@ -189,9 +195,10 @@ class _Course:
         near = (getattr(step, "slot", ""), getattr(step, "to", ""))
         self.before = {}
         for slot, cache in self.left.slots.items():
-            fields = self.fields[type(cache).__name__]
+            other_cache = self.right.slots[slot]
+            fields = self.fields_of(cache, other_cache)
             ours = self.before[slot] = look(cache, fields, left)
-            theirs = look(self.right.slots[slot], fields, right)
+            theirs = look(other_cache, fields, right)
             if self.target.transactional:
                 for array in _arrays_in(vars(cache).values()):
                     left.take(array)
@@ -203,7 +210,7 @@ class _Course:
             if one.what != "copy":
                 compare(place, (what,), left.take(one.value), right.take(other.value))
                 continue
-            fields = self.fields[type(one.value).__name__]
+            fields = self.fields_of(one.value, other.value)
             ours = look(one.value, fields, left)
             theirs = look(other.value, fields, right)
             self._compare_fields(place, f"{what}: ", fields, ours, theirs)
@@ -242,7 +249,7 @@ class _Course:
 
     def _is_absent(self, operation: Operation, step: AnyStep, name: str, cache: Any) -> bool:
         """Tell whether one side has no such class or operation; note what the target lacks."""
-        if name in self.absent or (name not in self.fields and name != FUNCTIONS):
+        if type(step) is Construct and not hasattr(self.right.module, name):
             self.result.lacking.add(name)
             return True
         member = operation.member
@@ -295,15 +302,6 @@ def _arrays_in(values: Any) -> Iterator[mx.array]:
             yield value
         elif isinstance(value, (list, tuple)):
             yield from _arrays_in(value)
-
-
-def _visible(cls: type, sample: dict[str, int]) -> set[str]:
-    """Return the names that can be looked at on a cache of `cls`."""
-    try:
-        fields = set(vars(cls(**sample)))
-    except Exception:
-        fields = set()
-    return fields | set(dir(cls))
 
 
 @contextmanager

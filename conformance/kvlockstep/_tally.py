@@ -38,7 +38,6 @@ class Tally:
         self.engine = lockstep_of(settings, job.release)
         self.ledger = ledger_of(settings)
         self.shortest: dict[Signature, Trace] = {}
-        report.lacking |= self.engine.lacking
 
     def run(self, trace: Trace) -> Run:
         """Run a trace and count what it showed."""
@@ -64,7 +63,7 @@ class Tally:
         times = report.times.setdefault(release, Counter())
         for cell, steps in run.cells.items():
             times[cell.cache, cell.operation] += seconds * steps / run.steps  # type: ignore[assignment]
-        report.lacking |= run.lacking
+        report.lacking |= run.lacking | self.engine.lacking
         report.undefined.update(run.undefined)
 
     def explain(self) -> None:
