@@ -89,6 +89,8 @@ def run(workers: int | None, **given: Any) -> None:
                     found=len(report.undeclared),
                     steps=report.steps,
                 )
+                if not console.is_terminal and job.kind == "lockstep":
+                    console.print(f"{report.jobs}/{len(jobs)} jobs, {report.steps:,} steps: {job}")
             if report.broken:
                 break
     show(report, settings, console)

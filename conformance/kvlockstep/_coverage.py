@@ -25,6 +25,7 @@ def lines_reached(contract: Contract, reached: set[int]) -> Iterator[None]:
         return
     file = str(contract.reference.cache_file)
     tracer = coverage.Coverage(data_file=None, include=[file], config_file=False)
+    tracer.set_option("run:disable_warnings", ["no-data-collected"])
     tracer.start()
     try:
         yield

@@ -74,6 +74,8 @@ class _Course:
         self.left = Side(lockstep.contract.module)
         self.right = Side(lockstep.target.module)
         self.in_place = trace.mode == "in-place"
+        # At level `state` a rollback needs the content of buffers that are not compared.
+        self.unseen = lockstep.target.transactional and lockstep.level == "state"
         self.result = Run()
         self.findings = Findings(lockstep.target.errors)
         self.logged: dict[int, Logged] = {}
@@ -199,7 +201,7 @@ class _Course:
             fields = self.fields_of(cache, other_cache)
             ours = self.before[slot] = look(cache, fields, left)
             theirs = look(other_cache, fields, right)
-            if self.target.transactional:
+            if self.unseen:
                 for array in _arrays_in(vars(cache).values()):
                     left.take(array)
             prefix = "" if slot in near else "other cache: "

@@ -52,22 +52,14 @@ class Logged(NamedTuple):
     trimmable: bool
 
 
-class _Pair(NamedTuple):
-    """Two snapshots of the same shape and dtype, whose bytes are yet to be compared."""
-
-    place: Place
-    path: Path
-    expected: Snapshot
-    actual: Snapshot
-
-
 class Findings:
     """The differences of one trace."""
 
     def __init__(self, errors: Errors) -> None:
         self._errors = errors
         self._found: list[Finding] = []
-        self._pairs: list[_Pair] = []
+        # Snapshots of the same shape and dtype, whose bytes are yet to be compared.
+        self._pairs: list[tuple[Place, Path, Snapshot, Snapshot]] = []
         self._paired: set[tuple[Snapshot, Snapshot]] = set()
         self.ended = False
 
@@ -88,7 +80,7 @@ class Findings:
             # One array may be seen in several fields: `keys`, `state`, the result.
             if same and pair not in self._paired:
                 self._paired.add(pair)
-                self._pairs.append(_Pair(place, path, expected, actual))
+                self._pairs.append((place, path, expected, actual))
         elif kind is Sequenced:
             same = expected.kind is actual.kind and len(expected.items) == len(actual.items)
             if same:
@@ -107,10 +99,10 @@ class Findings:
 
     def settle(self) -> None:
         """Take the bytes of all arrays that wait for it, and compare them."""
-        settle(side for pair in self._pairs for side in (pair.expected, pair.actual))
-        for pair in self._pairs:
-            if pair.expected.data != pair.actual.data:
-                self.add(*pair)
+        settle(side for pair in self._pairs for side in pair[2:])
+        for place, path, expected, actual in self._pairs:
+            if expected.data != actual.data:
+                self.add(place, path, expected, actual)
         self._pairs.clear()
         self._paired.clear()
 

@@ -15,7 +15,7 @@ from kvlockstep._divergence import Cell, Signature
 from kvlockstep._ledger import Ledger
 from kvlockstep._settings import DEFAULT_TARGET, Settings
 from kvlockstep._targets import TargetError, contracts_of
-from kvlockstep._trace import Mode, TraceError, read
+from kvlockstep._trace import Construct, Mode, TraceError, read
 
 Kind = Literal["surface", "smoke", "corpus", "ledger", "lockstep"]
 
@@ -88,8 +88,8 @@ class JobReport:
         self.found += [found for found in other.found if found.signature not in known]
         self.lacking |= other.lacking
         self.undefined.update(other.undefined)
-        self.problems += other.problems
-        self.broken += other.broken
+        self.problems += [text for text in other.problems if text not in self.problems]
+        self.broken += [text for text in other.broken if text not in self.broken]
 
     @property
     def exit_status(self) -> int:
@@ -157,11 +157,13 @@ def jobs_of(settings: Settings) -> Iterator[Job]:
         yield Job("smoke", release)
     for path in corpus_of(settings):
         try:
-            meant = read(path).releases
-        except (TraceError, OSError) as error:
+            trace = read(path)
+        except OSError as error:
             raise TraceError(str(error)) from error
+        if not {step.cache for step in trace.steps if isinstance(step, Construct)} <= {*caches}:
+            continue
         for release in releases:
-            if not meant or release in meant:
+            if not trace.releases or release in trace.releases:
                 yield Job("corpus", release, str(path))
     for entry in ledger_of(settings).entries:
         for release in releases:

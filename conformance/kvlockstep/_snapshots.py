@@ -31,9 +31,9 @@ class Snapshot:
 
     __slots__ = ("data", "dtype", "handle", "shape")
 
-    def __init__(self, array: mx.array, handle: mx.array) -> None:
-        self.dtype = array.dtype
-        self.shape: tuple[int, ...] = array.shape
+    def __init__(self, handle: mx.array) -> None:
+        self.dtype = handle.dtype
+        self.shape: tuple[int, ...] = handle.shape
         self.handle: mx.array | None = handle
         self.data: bytes = b""
 
@@ -87,8 +87,8 @@ class Camera:
         if kind is mx.array:
             known = self._taken.get(id(value))
             if known is None:
-                handle = value[...] if self._lazy else value
-                known = self._taken[id(value)] = value, Snapshot(value, handle)
+                snapshot = Snapshot(value[...] if self._lazy else value)
+                known = self._taken[id(value)] = value, snapshot
             return known[1]
         if isinstance(value, (tuple, list)):
             take = self.take
@@ -119,9 +119,10 @@ def look(cache: Any, fields: Sequence[str], camera: Camera) -> list[Any]:
 
 def settle(snapshots: Iterable[Snapshot]) -> None:
     """Evaluate all snapshots together and take their bytes."""
-    open_ones = [snapshot for snapshot in snapshots if snapshot.handle is not None]
-    mx.eval([snapshot.handle for snapshot in open_ones])
-    for snapshot in open_ones:
-        if snapshot.handle is not None:
-            snapshot.data = bytes(memoryview(snapshot.handle))  # type: ignore[arg-type]
-            snapshot.handle = None
+    waiting = [
+        (snapshot, handle) for snapshot in snapshots if (handle := snapshot.handle) is not None
+    ]
+    mx.eval([handle for _, handle in waiting])
+    for snapshot, handle in waiting:
+        snapshot.data = bytes(memoryview(handle))  # type: ignore[arg-type]
+        snapshot.handle = None

@@ -12,7 +12,8 @@ VALUES_START = 100
 
 _FLOATS: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
 _HEAD_DIMS = (1, 2, 4, 3, 8, 5)
-_QUANTIZED_HEAD_DIMS = (32, 64, 32, 64, 32, 128, 96, 256)
+# What can be quantized, in groups of 32, 64 or 128.
+_WIDE_HEAD_DIMS = (32, 64, 32, 64, 32, 32, 64, 32, 32, 64, 32, 64, 32, 128, 96, 256)
 
 
 @dataclass
@@ -32,13 +33,16 @@ class Style:
     def draw(cls, source: Source, cache: str, large: bool) -> Style:
         """Draw a style for a trace on `cache`; with `large` buffers, one of small rows."""
         dims: tuple[int, ...] = _HEAD_DIMS
-        if cache == "QuantizedKVCache" or (cache == "KVCache" and source.one_in(4)):
-            dims = _QUANTIZED_HEAD_DIMS[: 2 if large else 8]
+        wide = cache == "QuantizedKVCache" or (cache == "KVCache" and source.one_in(8))
+        if wide:
+            dims = _WIDE_HEAD_DIMS[: 2 if large else 16]
+        # The larger the rows or the buffers, the fewer of them.
+        lanes = (1, 1, 1, 2) if large or wide else (1, 1, 2, 3)
         k_head_dim = source.pick(dims)
         v_head_dim = source.pick(dims) if source.one_in(3) else k_head_dim
         return cls(
-            batch=source.pick((1, 1, 2, 3)[: 2 if large else 4]),
-            heads=source.pick((1, 1, 2, 3)[: 3 if large else 4]),
+            batch=source.pick(lanes),
+            heads=source.pick(lanes),
             k_head_dim=k_head_dim,
             v_head_dim=v_head_dim,
             dtype=source.pick(_FLOATS),
