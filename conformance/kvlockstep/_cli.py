@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import kvreference
 from kvlockstep import _ledger_commands
+from kvlockstep._arrays import RecipeError
 from kvlockstep._explain import tell_divergence, tell_trace
 from kvlockstep._gate import run_job, use_device
 from kvlockstep._jobs import Job, JobReport, jobs_of, ledger_of, releases_of
@@ -27,7 +28,14 @@ from kvlockstep._trace import TraceError, read, schema
 from kvlockstep._workers import cores, run_jobs
 
 # What keeps a run from starting: exit status 2.
-CANNOT_RUN = (kvreference.ReferenceError, TargetError, LedgerError, TraceError, OptionError)
+CANNOT_RUN = (
+    kvreference.ReferenceError,
+    LedgerError,
+    OptionError,
+    RecipeError,
+    TargetError,
+    TraceError,
+)
 
 Command = Callable[..., None]
 
@@ -137,9 +145,15 @@ def replay(file: Path, **given: Any) -> None:
         use_device(settings)
         trace = read(file)
         click.echo(tell_trace(trace))
-        for release in releases_of(settings):
-            if trace.releases and not given["release"] and release not in trace.releases:
-                continue
+        releases = releases_of(settings)
+        if trace.releases and not settings.releases:
+            releases = tuple(release for release in releases if release in trace.releases)
+        if not releases:
+            raise TraceError(
+                f"{file}: it is for {', '.join(trace.releases)}, and {settings.target} follows "
+                f"{', '.join(releases_of(settings))}; name a --release to run it all the same"
+            )
+        for release in releases:
             diverged |= _replay(trace, release, settings)
     sys.exit(1 if diverged else 0)
 

@@ -27,7 +27,7 @@ from kvlockstep._operations import OPERATIONS, Operation, Side, destination
 from kvlockstep._sizes import Sizes, resolve, sizes_of
 from kvlockstep._snapshots import Camera, Raised, Snapshot, look, settle
 from kvlockstep._targets import Target
-from kvlockstep._trace import AnyStep, Construct, Hold, OnSlot, Trace, Trim
+from kvlockstep._trace import AnyStep, Construct, Hold, OnSlot, Trace, TraceError, Trim
 from kvlockstep._undefined import zone_of
 
 
@@ -58,7 +58,10 @@ class Lockstep:
         return fields
 
     def run(self, trace: Trace) -> Run:
-        """Run `trace` and return what it showed. Neither side's errors escape."""
+        """Run `trace` and return what it showed. Neither side's errors escape.
+
+        Raises `RecipeError` or `TraceError` for a trace that cannot be run on either side.
+        """
         with _growth_step(trace.step_size, self.contract.module, self.target.module):
             return _Course(self, trace).run()
 
@@ -251,9 +254,12 @@ class _Course:
 
     def _is_absent(self, operation: Operation, step: AnyStep, name: str, cache: Any) -> bool:
         """Tell whether one side has no such class or operation; note what the target lacks."""
-        if type(step) is Construct and not hasattr(self.right.module, name):
-            self.result.lacking.add(name)
-            return True
+        if type(step) is Construct:
+            if name not in CACHES:
+                raise TraceError(f"cache {name!r}: expected one of {', '.join(CACHES)}")
+            if not hasattr(self.right.module, name):
+                self.result.lacking.add(name)
+            return not (hasattr(self.left.module, name) and hasattr(self.right.module, name))
         member = operation.member
         if member is None:
             return False

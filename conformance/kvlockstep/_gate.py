@@ -9,6 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 
 import kvreference
+from kvlockstep._arrays import RecipeError
 from kvlockstep._contract import contract_of
 from kvlockstep._coverage import lines_reached
 from kvlockstep._generate import generate
@@ -20,7 +21,7 @@ from kvlockstep._smoke import smoke
 from kvlockstep._surface import compare_surfaces
 from kvlockstep._tally import Tally
 from kvlockstep._targets import TargetError, load_target
-from kvlockstep._trace import read
+from kvlockstep._trace import TraceError, read
 
 _MEASURED = 0.2
 # After so many traces in a row without a step there is nothing here that the target has.
@@ -36,6 +37,8 @@ def run_job(job: Job, settings: Settings) -> JobReport:
         _RUNNERS[job.kind](job, settings, report)
     except (kvreference.ReferenceError, TargetError, LedgerError) as error:
         report.broken.append(str(error))
+    except (RecipeError, TraceError) as error:
+        report.broken.append(f"{job.name}: {error}")
     report.seconds = time.perf_counter() - start
     return report
 

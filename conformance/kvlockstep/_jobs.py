@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import kvreference
 from kvlockstep._caches import CACHES, FUNCTIONS
 from kvlockstep._divergence import Cell, Signature
-from kvlockstep._ledger import Ledger
+from kvlockstep._ledger import Ledger, LedgerError
 from kvlockstep._settings import DEFAULT_TARGET, Settings
 from kvlockstep._targets import TargetError, contracts_of
 from kvlockstep._trace import Construct, Mode, TraceError, read
@@ -126,15 +126,33 @@ def caches_of(settings: Settings) -> tuple[str, ...]:
 @lru_cache(maxsize=4)
 def ledger_of(settings: Settings) -> Ledger:
     """Return the ledger that applies: the one asked for, or ours if the target is ours."""
+    ledger = Ledger()
     if settings.ledger is not None:
-        return Ledger.read(settings.ledger)
-    if _is_ours(settings) and LEDGER.exists():
-        return Ledger.read(LEDGER)
-    return Ledger()
+        ledger = Ledger.read(settings.ledger)
+        check_ledger(ledger, settings.target)
+    elif f"{settings.target}.".startswith(f"{DEFAULT_TARGET}.") and LEDGER.exists():
+        ledger = Ledger.read(LEDGER)
+        check_ledger(ledger, settings.target)
+    return ledger
 
 
-def _is_ours(settings: Settings) -> bool:
-    return settings.target == DEFAULT_TARGET or settings.target.startswith(f"{DEFAULT_TARGET}.")
+def check_ledger(ledger: Ledger, target: str) -> None:
+    """Raise `LedgerError` for a ledger of another target, or with entries that nothing matches."""
+    if not f"{target}.".startswith(f"{ledger.target}."):
+        raise LedgerError(f"{ledger.path}: expected a ledger for {target}, got {ledger.target}")
+    known = (*CACHES, FUNCTIONS)
+    for entry in ledger.entries:
+        if entry.cache not in known:
+            raise LedgerError(
+                f"ledger entry {entry.id!r}: cache: expected one of {', '.join(known)}, "
+                f"got {entry.cache!r}"
+            )
+        for release in entry.releases:
+            if release not in kvreference.RELEASES:
+                raise LedgerError(
+                    f"ledger entry {entry.id!r}: releases: expected some of "
+                    f"{', '.join(kvreference.RELEASES)}, got {release!r}"
+                )
 
 
 def corpus_of(settings: Settings) -> list[Path]:

@@ -86,9 +86,12 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Ledger:
     """A ledger file: its entries, and the traces that witness them."""
 
-    def __init__(self, path: Path | None = None, entries: tuple[Entry, ...] = ()) -> None:
+    def __init__(
+        self, path: Path | None = None, entries: tuple[Entry, ...] = (), target: str = ""
+    ) -> None:
         self.path = path
         self.entries = entries
+        self.target = target
         self._known: dict[tuple[str, str, str], list[Entry]] = {}
         for entry in entries:
             place = entry.cache, entry.operation, entry.field
@@ -99,14 +102,14 @@ class Ledger:
         """Read the ledger in `path`; raises `LedgerError` with the offending field."""
         try:
             file = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File)
-        except (msgspec.ValidationError, tomllib.TOMLDecodeError, OSError) as error:
+        except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeError, OSError) as error:
             raise LedgerError(f"{path}: {error}") from error
         if file.version != 1:
             raise LedgerError(f"{path}: expected ledger version 1, got {file.version}")
         names = [entry.id for entry in file.divergence]
         if twice := {name for name in names if names.count(name) > 1}:
             raise LedgerError(f"{path}: the same id twice: {', '.join(sorted(twice))}")
-        return cls(path, file.divergence)
+        return cls(path, file.divergence, file.target)
 
     def declares(self, divergence: Divergence) -> str | None:
         """Return the id of the entry that declares `divergence`, or None."""
@@ -137,15 +140,25 @@ def judge_witness(entry: Entry, release: str, run: Run) -> str | None:
     return None
 
 
-def add_entry(path: Path, entry: Entry, witness: Trace) -> None:
-    """Append `entry` to the ledger in `path`, making it if need be, and write its witness."""
-    write(witness, path.parent / entry.witness)
+def add_entry(path: Path, entry: Entry, witness: Trace, target: str) -> None:
+    """Append `entry` to the ledger in `path`, making one for `target` if need be.
+
+    Writes its witness too. Raises `LedgerError`, having written nothing, for an entry that the
+    ledger could not be read back with.
+    """
+    try:
+        msgspec.convert(msgspec.to_builtins(entry), Entry)
+    except msgspec.ValidationError as error:
+        raise LedgerError(f"the new entry: {error}") from error
     if path.exists():
+        if entry.id in {known.id for known in Ledger.read(path).entries}:
+            raise LedgerError(f"{path}: there is an entry {entry.id!r} already")
         document = tomlkit.parse(path.read_text(encoding="utf-8"))
     else:
         document = tomlkit.document()
         document.add("version", tomlkit.item(1))
-        document.add("target", tomlkit.item("py:mlxkv"))
+        document.add("target", tomlkit.item(target))
+    write(witness, path.parent / entry.witness)
     table = tomlkit.table()
     for name, value in msgspec.structs.asdict(entry).items():
         if value != "":

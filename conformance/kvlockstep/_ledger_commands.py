@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from kvlockstep._divergence import Divergence, Run
 from kvlockstep._explain import tell_side, tell_step
-from kvlockstep._jobs import LEDGER
+from kvlockstep._jobs import LEDGER, check_ledger
 from kvlockstep._ledger import Entry, Ledger, LedgerError, add_entry, judge_witness, name_for
 from kvlockstep._settings import DEFAULT_TARGET, Settings
 from kvlockstep._shrink import shrink
@@ -37,6 +37,7 @@ def check(target: str, path: Path) -> None:
     """Replay every witness: each must show exactly the divergence that its entry declares."""
     try:
         known = Ledger.read(path)
+        check_ledger(known, target)
         problems = [
             problem
             for entry in known.entries
@@ -73,10 +74,10 @@ def add(
         trace = read(file)
         known = Ledger.read(path) if path.exists() else Ledger(path)
         entry, witness = make_entry(trace, target, known, why, source, when, name)
+        add_entry(path, entry, witness, target)
     except (LedgerError, TargetError, TraceError) as error:
         click.echo(f"could not run: {error}", err=True)
         sys.exit(2)
-    add_entry(path, entry, witness)
     click.echo(f"{path}: added {entry.id} for {', '.join(entry.releases)}")
     click.echo(f"  the reference: {entry.reference}\n  the port: {entry.port}")
 

@@ -68,12 +68,22 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
             value = _from_environment(option)
         if value is None or value == ():
             continue
+        _check(option, value)
         if option.kind is Path:
             value = Path(value)
         fields[option.field] = tuple(value) if option.repeatable else value
     if fields.get("steps", 1) < 1:
         raise OptionError(f"steps: expected 1 or more, got {fields['steps']}")
     return Settings(**fields)
+
+
+def _check(option: Option, value: Any) -> None:
+    if option.choices and value not in option.choices:
+        raise OptionError(
+            f"{option.name}: expected one of {', '.join(option.choices)}, got {value!r}"
+        )
+    if option.kind is int and type(value) is not int:
+        raise OptionError(f"{option.name}: expected a whole number, got {value!r}")
 
 
 def _from_environment(option: Option) -> Any:

@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 import kvreference
+from kvlockstep._arrays import RecipeError
 from kvlockstep._gate import run_job, use_device
 from kvlockstep._jobs import Job, JobReport, Kind, jobs_of
 from kvlockstep._ledger import LedgerError
@@ -27,7 +28,7 @@ from kvlockstep._targets import TargetError, load_target
 from kvlockstep._trace import TraceError
 from kvlockstep._workers import cores, pin
 
-CANNOT_RUN = (kvreference.ReferenceError, TargetError, LedgerError, TraceError)
+CANNOT_RUN = (kvreference.ReferenceError, LedgerError, RecipeError, TargetError, TraceError)
 _SEEDS = "0.31.3"
 
 _settings = pytest.StashKey[Settings]()

@@ -12,16 +12,18 @@ from kvlockstep._contract import contract_of
 from kvlockstep._coverage import lines_of_classes
 from kvlockstep._jobs import JobReport, releases_of
 from kvlockstep._settings import Settings
+from kvlockstep._targets import contracts_of, load_target
 
 
 def header(settings: Settings) -> str:
-    """Return the options of a run in one line."""
-    releases = ", ".join(releases_of(settings))
-    level = settings.level or "the target's"
+    """Return the options of a run in one line; raises `TargetError`."""
+    releases = releases_of(settings)
+    levels = {settings.level or load_target(settings.target, release).level for release in releases}
     return (
-        f"kvlockstep: target {settings.target}, contract {releases}, level {level}, "
-        f"profile {settings.profile} ({settings.steps_each:,} steps each), seed {settings.seed}, "
-        f"device {settings.device}"
+        f"kvlockstep: target {settings.target}, contract "
+        f"{', '.join(contracts_of(settings.target))}, release {', '.join(releases)}, "
+        f"level {', '.join(sorted(levels))}, profile {settings.profile} "
+        f"({settings.steps_each:,} steps each), seed {settings.seed}, device {settings.device}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections import Counter
 from functools import lru_cache
@@ -104,10 +105,13 @@ class Tally:
         return run
 
     def _replay(self, path: Path) -> str:
-        return (
-            f"  replay: kvlockstep replay {path} --target {self.settings.target} "
-            f"--release {self.job.release}"
-        )
+        options = {"target": self.settings.target, "release": self.job.release}
+        if self.settings.level is not None:
+            options["level"] = self.settings.level
+        if self.settings.ledger is not None:
+            options["ledger"] = str(self.settings.ledger)
+        words = [str(path), *(f"--{name}={value}" for name, value in options.items())]
+        return f"  replay: kvlockstep replay {shlex.join(words)}"
 
 
 def slug(text: str) -> str:

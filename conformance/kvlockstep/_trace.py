@@ -25,11 +25,11 @@ VERSION = 1
 MAX_DIMENSION = 4096
 MAX_STEPS = 10_000
 
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,15}$")]
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,15}$(?!\n)")]
 Relative = Annotated[
     str,
     Meta(
-        pattern=r"^(offset|capacity|room|rows|window|step)([+-][0-9]{1,4})?$",
+        pattern=r"^(offset|capacity|room|rows|window|step)([+-][0-9]{1,4})?$(?!\n)",
         description="a size of the reference's cache before the step, plus or minus a number",
     ),
 ]
@@ -250,9 +250,12 @@ class _Header(Struct):
 
 
 def dumps(trace: Trace) -> str:
-    """Return `trace` as the text of a trace file: JSON, one step a line."""
+    """Return `trace` as the text of a trace file: JSON, one step a line.
+
+    Raises `ValueError` for a number that JSON does not have: NaN, infinity.
+    """
     fields = msgspec.to_builtins(trace)
-    steps = ",\n".join(f"    {json.dumps(step)}" for step in fields.pop("steps"))
+    steps = ",\n".join(f"    {json.dumps(step, allow_nan=False)}" for step in fields.pop("steps"))
     head = {"format": FORMAT, "version": VERSION, **fields}
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
     return "\n".join(["{", *lines, '  "steps": [', steps, "  ]", "}", ""])
@@ -274,8 +277,10 @@ def loads(text: str | bytes, name: str = "trace") -> Trace:
                 f"got version {header.version}"
             )
         fields = msgspec.to_builtins(msgspec.json.decode(text, type=TraceFile))
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError) as error:
         raise TraceError(f"{name}: {error}") from error
+    except RecursionError as error:
+        raise TraceError(f"{name}: expected a trace, got something nested too deeply") from error
     del fields["format"], fields["version"]
     return msgspec.convert(fields, Trace)
 

@@ -46,9 +46,10 @@ def run_jobs(
     A target that kills its process (a signal, `os._exit`) breaks the run, and says so.
     """
     context = get_context("spawn")
-    queue = context.SimpleQueue()
-    for core in cores()[:workers]:
-        queue.put(core)
+    queue: SimpleQueue[int | None] = context.SimpleQueue()
+    free = cores()
+    for number in range(workers):
+        queue.put(free[number] if workers <= len(free) else None)
     with ProcessPoolExecutor(workers, context, _start, (queue,)) as pool:
         futures = {pool.submit(run_job, job, settings): job for job in jobs}
         for future in as_completed(futures):
@@ -59,6 +60,7 @@ def run_jobs(
                 yield job, JobReport(broken=[f"{job.kind} {job}: the process died: did it crash?"])
 
 
-def _start(queue: SimpleQueue[int]) -> None:
-    if not queue.empty():
-        pin(queue.get())
+def _start(queue: SimpleQueue[int | None]) -> None:
+    core = queue.get()
+    if core is not None:
+        pin(core)
