@@ -10,35 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-
-
-def rows(*ids: float, shape: tuple[int, ...] = (1, 1, -1, 1)) -> mx.array:
-    """Rows of shape (1, 1, tokens, 1), each with its token's id; or of another shape."""
-    return mx.array(ids, mx.float32).reshape(shape)
-
-
-def assert_holds(array: mx.array, *ids: float, shape: tuple[int, ...] = ()) -> None:
-    """Assert that an array has exactly these bytes and that shape, one lane of rows by default."""
-    assert array.shape == (shape or (1, 1, len(ids), 1))
-    assert array.flatten().tolist() == list(ids)
-    assert array.dtype == mx.float32
-    assert bytes(memoryview(array)) == bytes(memoryview(mx.array(ids, mx.float32)))
-
-
-def restored(port: Any, chunk_size: int | None, *ids: float) -> Any:
-    """A cache that was set to a state of these rows, as keys and as values."""
-    cache = port.ChunkedKVCache(chunk_size=chunk_size)
-    cache.state = rows(*ids), rows(*ids)
-    return cache
-
-
-@pytest.fixture
-def trimmed(port: Any) -> Any:
-    """A cache of chunk size 4 that held rows 0 to 5 and was front-trimmed: 2 to 5 are left."""
-    cache = restored(port, 4, 0, 1, 2, 3, 4, 5)
-    cache.maybe_trim_front()
-    return cache
-
+from conformance.seed_support import assert_holds, restored, rows
 
 # Updates ----------------------------------------------------------------------------------------
 

@@ -6,43 +6,10 @@ What mlx-lm does instead stands in a comment, and the ledger declares it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import mlx.core as mx
 import pytest
-
-
-def rows(*ids: float, shape: tuple[int, ...] = (1, 1, -1, 1)) -> mx.array:
-    """Rows of shape (1, 1, tokens, 1), each with its token's id; or of another shape."""
-    return mx.array(ids, mx.float32).reshape(shape)
-
-
-def assert_holds(array: mx.array, *ids: float, shape: tuple[int, ...] = ()) -> None:
-    """Assert that an array has exactly these bytes and that shape, one lane of rows by default."""
-    assert array.shape == (shape or (1, 1, len(ids), 1))
-    assert array.flatten().tolist() == list(ids)
-    assert array.dtype == mx.float32
-    assert bytes(memoryview(array)) == bytes(memoryview(mx.array(ids, mx.float32)))
-
-
-def look_at(cache: Any) -> tuple[Any, ...]:
-    """The offset, the scalars, and both buffers to the byte."""
-    buffers = [array for array in (cache.keys, cache.values) if array is not None]
-    seen = [(array.dtype, array.shape, bytes(memoryview(array))) for array in buffers]
-    return cache.offset, cache.meta_state, seen
-
-
-@contextmanager
-def refused(cache: Any, error: type[Exception]) -> Iterator[pytest.ExceptionInfo[Exception]]:
-    """Assert that the block raises `error` and leaves the cache as it was, its buffers too."""
-    keys, values, before = cache.keys, cache.values, look_at(cache)
-    with pytest.raises(error) as info:
-        yield info
-    assert cache.keys is keys
-    assert cache.values is values
-    assert look_at(cache) == before
+from conformance.seed_support import assert_holds, refused, rows
 
 
 def test_update_that_cannot_grow_the_values_does_not_grow_the_keys(port: Any) -> None:
