@@ -45,15 +45,19 @@ _TOKENS: tuple[Size, ...] = (
     *(1,) * 8, 2, 2, 3, 3, 4, 5, 6, 0, "room", "room+1", "room-1", "window", "window+1", "window-1",
     "step", "step+1", "capacity+1",
 )  # fmt: skip
-_FIRST_TOKENS: tuple[Size, ...] = ("window", 1, 2, 3, "window", "step", "window+1", 5)
+_FIRST_TOKENS: tuple[Size, ...] = ("window", 1, 2, 3, "window", "step", "window+1", "window")
+_LAST_TOKENS: tuple[Size, ...] = (1, 1, 1, "room", "window", 2)
+_DECODING: tuple[Size, ...] = (*(1,) * 23, 3)
 _LARGE_TOKENS: tuple[Size, ...] = (1, 1, 1, 3, 255, 256, 257, "room", "room+1", 513)
 _TRIMS: tuple[int | float | str, ...] = (
     1, 1, 1, 2, 2, 3, 5, 0, "offset", "offset-1", "offset+1", "rows", "window", "window-1",
     1000, -1, -5, 1.5,
 )  # fmt: skip
 _WINDOWS: tuple[int | str | None, ...] = (
-    None, None, None, 1, 2, 3, 4, 8, "window", "window-1", "window+1", "offset", "offset+1", 0,
+    None, None, None, 1, 2, 3, 4, 8, "window", "window-1", "window+1", "offset", "offset+1",
+    "offset", "offset-1", 0,
 )  # fmt: skip
+_WEIGHTS = {"trim": 3, "front_trim": 3, "mask": 2, "hold": 2, "set_state": 2}
 _HELD: tuple[Held, ...] = get_args(Held)
 _MASK_TOKENS = (1, 1, 1, 2, 2, 3, 4, 5, 8, 0)
 
@@ -80,7 +84,7 @@ def generate(data: bytes, contract: Contract, cache: str, mode: Mode) -> Trace:
     style = Style.draw(source, cache, large=step_size == 256)
     construct = Construct(cache=cache, args=_construct_arguments(source, cache, style))
     writing = _Writing(kind, contract, source, style, ["a"], construct)
-    operations = _swarm(source, kind, contract)
+    operations = _swarm(source, kind, contract, style.decoding)
     source = writing.source = Source(data)
     steps: list[AnyStep] = [construct]
     for index in range(steps_in(data)):
@@ -89,7 +93,7 @@ def generate(data: bytes, contract: Contract, cache: str, mode: Mode) -> Trace:
     return Trace(steps=tuple(steps), step_size=step_size, mode=mode)
 
 
-def _swarm(source: Source, kind: CacheKind, contract: Contract) -> tuple[str, ...]:
+def _swarm(source: Source, kind: CacheKind, contract: Contract, decoding: bool) -> tuple[str, ...]:
     """Return a weighted subset of the operations that the class has in this contract."""
     members = contract.surfaces[kind.name].members
     needs = {operation.name: operation.member for operation in OPERATIONS.values()}
@@ -98,8 +102,17 @@ def _swarm(source: Source, kind: CacheKind, contract: Contract) -> tuple[str, ..
         for name in ("construct", *kind.operations)
         if name in _WRITERS and ((need := needs[name]) is None or need in members)
     ]
-    chosen = [name for name in offered if source.below(8) < 4]
-    weights = {"update": source.pick((4, 8, 12)), "trim": 3, "front_trim": 3, "mask": 2, "hold": 2}
+    # A trace that decodes goes round the window several times, with little in between.
+    share = 1 if decoding else 4
+    chosen = [name for name in offered if source.below(8) < share]
+    weights = {
+        "update": source.pick((4, 8, 12)),
+        "trim": 3,
+        "front_trim": 3,
+        "mask": 2,
+        "hold": 2,
+        "set_state": 2,
+    }
     return ("update",) * 4 + tuple(name for name in chosen for _ in range(weights.get(name, 1)))
 
 
@@ -129,7 +142,7 @@ def _slot(writing: _Writing) -> str:
 
 
 def _update(writing: _Writing) -> Iterator[AnyStep]:
-    yield _update_of(writing, _slot(writing), _TOKENS)
+    yield _update_of(writing, _slot(writing), _DECODING if writing.style.decoding else _TOKENS)
 
 
 def _update_of(writing: _Writing, slot: str, tokens: tuple[Size, ...]) -> Update:
@@ -168,11 +181,14 @@ def _hold(writing: _Writing) -> Iterator[AnyStep]:
     source = writing.source
     slot = _slot(writing)
     what = source.pick(_HELD)
-    if what in ("result", "inputs"):
+    if what == "inputs":
         if source.one_in(2):
             # What an empty cache is given, it may keep: the caller's own array.
             yield replace(writing.construct, slot=slot)
         yield _update_of(writing, slot, _FIRST_TOKENS)
+    elif what == "result":
+        # What a full buffer returns may be the buffer.
+        yield _update_of(writing, slot, _LAST_TOKENS)
     yield Hold(slot=slot, what=what)
 
 

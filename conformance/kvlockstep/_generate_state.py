@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from kvlockstep._contract import Contract
 from kvlockstep._source import Source
-from kvlockstep._style import Style
+from kvlockstep._style import VALUES_START, Style
 from kvlockstep._trace import AnyRecipe, AnyStep, SetMetaState, SetState, StateItem
 
 _BAD_META = (("4", "x", "0", "0"), ("4",), ("1", "2", "3", "4", "5"), ("None", "3"), ("-1", "2"))
@@ -27,14 +27,14 @@ def write(
         ]
     else:
         arrays = [
-            style.array(source, (style.batch, style.heads, rows, dim), style.dtype)
-            for dim in (style.k_head_dim, style.v_head_dim)
+            style.array(source, (style.batch, style.heads, rows, dim), style.dtype, start)
+            for dim, start in ((style.k_head_dim, 0), (style.v_head_dim, VALUES_START))
         ]
     scalars = _scalars(source, cache, rows, group_size, bits)
-    odd = source.below(24)
-    if odd == 23 and not quantized:
-        shape = (style.batch, style.heads, source.pick((1, 2, 9)), style.v_head_dim)
-        arrays[1] = style.array(source, shape, style.dtype)
+    odd = source.below(26)
+    if odd >= 23 and not quantized:
+        shape = (style.batch, style.heads, source.pick((1, 2, 9, 12)), style.v_head_dim)
+        arrays[1] = style.array(source, shape, style.dtype, VALUES_START)
     if odd == 22:
         arrays[1] = style.array(source, (1, 2), style.dtype)
     if odd == 21:

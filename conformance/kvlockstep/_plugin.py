@@ -19,7 +19,7 @@ from rich.console import Console
 import kvreference
 from kvlockstep._arrays import RecipeError
 from kvlockstep._gate import run_job, use_device
-from kvlockstep._jobs import Job, JobReport, Kind, jobs_of
+from kvlockstep._jobs import HERE, Job, JobReport, Kind, jobs_of
 from kvlockstep._ledger import LedgerError
 from kvlockstep._options import OPTIONS, OptionError, settings_from
 from kvlockstep._report import header, show
@@ -63,6 +63,16 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = getattr(config, "workerinput", None)
     if worker is not None and worker["workercount"] <= len(cores()):
         pin(cores()[int(worker["workerid"].removeprefix("gw"))])
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Under xdist, see before any worker starts whether the gate can run at all."""
+    config = session.config
+    if config.getoption("dist", "no") == "no" or hasattr(config, "workerinput"):
+        return
+    asked = [Path(arg.partition("::")[0]).resolve() for arg in config.args]
+    if any(path in (HERE, *HERE.parents) or HERE in path.parents for path in asked):
+        _jobs_of(config)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -26,8 +26,12 @@ from kvlockstep._trace import (
 
 def with_other_numbers(step: AnyStep) -> Iterator[AnyStep]:
     """Yield `step` with another small number in it, larger ones too."""
-    for number in (1, 2, 3, 4):
+    for number in (1, 2, 3, 4, 0):
         match step:
+            case SetState(state=state):
+                for index, item in enumerate(state):
+                    if type(item) is int:
+                        yield replace(step, state=(*state[:index], number, *state[index + 1 :]))
             case Update(keys=keys) if keys.shape[2:3] and not isinstance(keys, Literals):
                 yield _with_rows(step, number)
             case Trim():

@@ -27,6 +27,7 @@ class Style:
     dtype: Dtype
     bits: bool
     large: bool = False
+    decoding: bool = False
     token: int = 0
 
     @classmethod
@@ -48,6 +49,7 @@ class Style:
             dtype=source.pick(_FLOATS),
             bits=source.one_in(2),
             large=large,
+            decoding=source.one_in(8),
         )
 
     def pair(self, source: Source, tokens: Size) -> tuple[AnyRecipe, AnyRecipe | None]:

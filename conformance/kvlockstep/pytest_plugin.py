@@ -7,6 +7,7 @@ from kvlockstep._plugin import (
     pytest_configure,
     pytest_generate_tests,
     pytest_report_header,
+    pytest_sessionstart,
     pytest_terminal_summary,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "pytest_configure",
     "pytest_generate_tests",
     "pytest_report_header",
+    "pytest_sessionstart",
     "pytest_terminal_summary",
 ]
