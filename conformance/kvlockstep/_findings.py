@@ -9,7 +9,7 @@ from kvlockstep._compare import Errors, same_error, same_scalar
 from kvlockstep._divergence import Divergence, Signature
 from kvlockstep._facts import facts_of
 from kvlockstep._sizes import Sizes
-from kvlockstep._snapshots import Raised, Sequenced, Snapshot, settle
+from kvlockstep._snapshots import Raised, Sequenced, Snapshot, settle, snapshots_in
 from kvlockstep._trace import AnyStep
 
 # What a finding means. `stored`: a field of the cache itself differs, the two sides have parted,
@@ -127,6 +127,7 @@ class Findings:
             if place.meaning == "aftermath" or (place.at, group) in told:
                 continue
             told.add((place.at, group))
+            settle((*snapshots_in(expected), *snapshots_in(actual)))
             step, cache, operation, sizes, trimmable = log[place.at]
             name = place.meaning if place.meaning == "half changed" else field
             signature = Signature(contract, cache, operation, name)

@@ -11,7 +11,7 @@ Bytes, never values: -0.0 equals 0.0, and NaN payloads vanish in a comparison of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,15 @@ def look(cache: Any, fields: Sequence[str], camera: Camera) -> list[Any]:
             value = Raised(error.with_traceback(None))
         seen.append(value if type(value) in _PLAIN else camera.take(value))
     return seen
+
+
+def snapshots_in(value: Any) -> Iterator[Snapshot]:
+    """Yield the snapshots in a frozen value."""
+    if isinstance(value, Snapshot):
+        yield value
+    elif isinstance(value, Sequenced):
+        for item in value.items:
+            yield from snapshots_in(item)
 
 
 def settle(snapshots: Iterable[Snapshot]) -> None:
