@@ -58,6 +58,7 @@ class RecipeError(ValueError):
     """A recipe from which no array can be made: too large, or values that do not fit."""
 
 
+@lru_cache(maxsize=256)
 def carrier(recipe: AnyRecipe) -> npt.NDArray[np.generic]:
     """Return the recipe's elements as a NumPy array; bfloat16 as its bits in uint16.
 

@@ -6,7 +6,7 @@ operations (a swarm), for a fault that an operation undoes is only seen in trace
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -84,7 +84,8 @@ def generate(data: bytes, contract: Contract, cache: str, mode: Mode) -> Trace:
     style = Style.draw(source, cache, large=step_size == 256)
     construct = Construct(cache=cache, args=_construct_arguments(source, cache, style))
     writing = _Writing(kind, contract, source, style, ["a"], construct)
-    operations = _swarm(source, kind, contract, style.decoding)
+    offered = _offered(kind, contract, mode)
+    operations = _swarm(source, offered, style.decoding)
     source = writing.source = Source(data)
     steps: list[AnyStep] = [construct]
     for index in range(steps_in(data)):
@@ -93,26 +94,25 @@ def generate(data: bytes, contract: Contract, cache: str, mode: Mode) -> Trace:
     return Trace(steps=tuple(steps), step_size=step_size, mode=mode)
 
 
-def _swarm(source: Source, kind: CacheKind, contract: Contract, decoding: bool) -> tuple[str, ...]:
-    """Return a weighted subset of the operations that the class has in this contract."""
+def _offered(kind: CacheKind, contract: Contract, mode: Mode) -> list[str]:
+    """Return the operations that the class has in this contract; handles are for in-place mode."""
     members = contract.surfaces[kind.name].members
     needs = {operation.name: operation.member for operation in OPERATIONS.values()}
-    offered = [
+    return [
         name
         for name in ("construct", *kind.operations)
-        if name in _WRITERS and ((need := needs[name]) is None or need in members)
+        if name in _WRITERS
+        and ((need := needs[name]) is None or need in members)
+        and (name != "hold" or mode == "in-place")
     ]
+
+
+def _swarm(source: Source, offered: Sequence[str], decoding: bool) -> tuple[str, ...]:
+    """Return a random subset of the operations, weighted by repetition."""
     # A trace that decodes goes round the window several times, with little in between.
     share = 1 if decoding else 4
     chosen = [name for name in offered if source.below(8) < share]
-    weights = {
-        "update": source.pick((4, 8, 12)),
-        "trim": 3,
-        "front_trim": 3,
-        "mask": 2,
-        "hold": 2,
-        "set_state": 2,
-    }
+    weights = _WEIGHTS | {"update": source.pick((4, 8, 12))}
     return ("update",) * 4 + tuple(name for name in chosen for _ in range(weights.get(name, 1)))
 
 

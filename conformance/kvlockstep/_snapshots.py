@@ -20,7 +20,7 @@ import numpy as np
 
 from kvlockstep._trace import Mode
 
-_VOLATILE = re.compile(r"0x[0-9a-f]+|_kvreference_\w+(\.\w+)*|\b\w+(\.\w+)+\.(?=[A-Z]\w*)")
+_VOLATILE = re.compile(r"0x[0-9a-f]+|\b(?:\w+\.)+(?=[A-Z])")
 
 
 _PLAIN = frozenset({int, bool, float, str, type(None)})

@@ -240,6 +240,30 @@ class TraceFile(Trace, frozen=True, kw_only=True):
     version: Literal[1]
 
 
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON has it, without the fields that are at their defaults."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if not isinstance(value, Struct):
+        return value
+    config, names = value.__struct_config__, value.__struct_fields__
+    tag = {} if config.tag_field is None else {config.tag_field: config.tag}
+    # Defaults belong to the last fields. msgspec's own `omit_defaults` knows strings by identity.
+    defaults = dict(zip(reversed(names), reversed(value.__struct_defaults__), strict=False))
+    given = {name: getattr(value, name) for name in names}
+    return tag | {
+        name: _plain(item)
+        for name, item in given.items()
+        if name not in defaults or item != _default(defaults[name])
+    }
+
+
+def _default(default: Any) -> Any:
+    """Return a default itself: msgspec keeps an empty dict as the factory that makes one."""
+    factory = getattr(default, "factory", None)
+    return default if factory is None else factory()
+
+
 class TraceError(ValueError):
     """A trace file that this reader does not take; the message names the offending field."""
 
@@ -254,7 +278,7 @@ def dumps(trace: Trace) -> str:
 
     Raises `ValueError` for a number that JSON does not have: NaN, infinity.
     """
-    fields = msgspec.to_builtins(trace)
+    fields = _plain(trace)
     steps = ",\n".join(f"    {json.dumps(step, allow_nan=False)}" for step in fields.pop("steps"))
     head = {"format": FORMAT, "version": VERSION, **fields}
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]

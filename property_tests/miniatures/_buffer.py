@@ -121,7 +121,12 @@ class StateAliasesTheBuffer:
         return result
 
 
-@broken("0.32.2", NAME, by_hand=(construct(NAME), update(1), Hold(what="state"), update(1)))
+@broken(
+    "0.32.2",
+    NAME,
+    by_hand=(construct(NAME), update(1), Hold(what="state"), update(1)),
+    mode="in-place",
+)
 class StateOfItsOwn:
     """`state` has a copy of the keys, where the release hands out its own buffer."""
 

@@ -191,6 +191,7 @@ class MetaStateInAnotherOrder:
     "0.32.2",
     NAME,
     by_hand=(construct(NAME, max_size=2), update(2), Hold(what="inputs"), update(1, start=2)),
+    mode="in-place",
 )
 class CallersArrayNotShared:
     """The caller's first keys are copied, where the release keeps and overwrites them."""
@@ -219,6 +220,7 @@ class MaskOneTokenTooLate:
     "0.31.3",
     NAME,
     by_hand=(construct(NAME, max_size=1), update(1), Hold(what="result"), update(1, start=1)),
+    mode="in-place",
 )
 class ResultOfItsOwn:
     """A full ring is returned as a copy, where the release returns the buffer it writes into."""
