@@ -6,7 +6,6 @@ divergence is stale. Either fails the gate. Declared divergences are counted, no
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable
 from functools import cached_property
@@ -26,9 +25,6 @@ _BUILTINS = {"all": all, "any": any, "len": len, "max": max, "min": min}
 Text = Annotated[str, Meta(min_length=1)]
 
 
-_SPACED = re.compile(r"\n+\[\[divergence\]\]")
-
-
 class LedgerError(ValueError):
     """A ledger that cannot be read, or an entry that cannot be judged."""
 
@@ -40,7 +36,7 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=
     that raised on good input would hide behind an entry meant for bad input.
     """
 
-    id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]*$(?!\n)")]
     releases: Annotated[tuple[str, ...], Meta(min_length=1)]
     cache: Text
     operation: Text
@@ -163,9 +159,8 @@ def add_entry(path: Path, entry: Entry, witness: Trace, target: str) -> None:
     for name, value in msgspec.structs.asdict(entry).items():
         if value != "":
             table.add(name, list(value) if isinstance(value, tuple) else value)
-    document.setdefault("divergence", tomlkit.aot()).append(table)
-    text = tomlkit.dumps(document).rstrip("\n") + "\n"
-    path.write_text(_SPACED.sub("\n\n[[divergence]]", text), encoding="utf-8")
+    text = "\n[[divergence]]\n" + tomlkit.dumps(table)
+    path.write_text(tomlkit.dumps(document).rstrip("\n") + "\n" + text, encoding="utf-8")
 
 
 def name_for(signature: Signature, taken: Iterable[str]) -> str:

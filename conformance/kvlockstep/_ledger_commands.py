@@ -99,24 +99,41 @@ def make_entry(
     releases = tuple(release for release, divergences in shown.items() if divergences)
     divergence = shown[releases[0]][0]
     engine = lockstep_of(Settings(target=target), releases[0])
-    witness = shrink(trace, divergence.signature, lambda t: _alone(engine.run(t)))
+    slug = name or name_for(divergence.signature, [entry.id for entry in known.entries])
+    signature = divergence.signature
+    entry = Entry(
+        id=slug,
+        releases=releases,
+        cache=signature.cache,
+        operation=signature.operation,
+        field=signature.field,
+        when=when,
+        reference="?",
+        port="?",
+        why=why,
+        source=source,
+        witness=f"traces/ledger/{slug}.json",
+    )
+
+    def run_alone(candidate: Trace) -> Run:
+        """Let a run count only if it shows what the entry is to declare, and nothing else."""
+        run = engine.run(candidate)
+        meant = (entry.covers(d) and known.declares(d) is None for d in run.divergences)
+        if not all(meant):
+            run.divergences = []
+        return run
+
+    if not run_alone(trace).divergences:
+        raise LedgerError(f"expected the trace to show {signature} alone, when {when or 'ever'}")
+    witness = shrink(trace, signature, run_alone)
     run = engine.run(witness)
     divergence = next(d for d in run.divergences if d.signature == divergence.signature)
     step = run.log[divergence.index]
     assert step is not None
-    slug = name or name_for(divergence.signature, [entry.id for entry in known.entries])
-    entry = Entry(
-        id=slug,
-        releases=releases,
-        cache=divergence.signature.cache,
-        operation=divergence.signature.operation,
-        field=divergence.signature.field,
-        when=when,
+    entry = replace(
+        entry,
         reference=f"{tell_step(step)}: {tell_side(divergence, run, 'expected')}",
         port=f"{tell_step(step)}: {tell_side(divergence, run, 'actual')}",
-        why=why,
-        source=source,
-        witness=f"traces/ledger/{slug}.json",
     )
     witness = replace(witness, releases=releases, note=f"witness of ledger entry {slug}")
     for release in releases:
@@ -130,10 +147,3 @@ def make_entry(
 def _undeclared(trace: Trace, target: str, release: str, known: Ledger) -> list[Divergence]:
     run = lockstep_of(Settings(target=target), release).run(trace)
     return [d for d in run.divergences if known.declares(d) is None]
-
-
-def _alone(run: Run) -> Run:
-    """Let a run count only if it shows one signature: a witness shows exactly its divergence."""
-    if len(run.signatures()) != 1:
-        run.divergences = []
-    return run

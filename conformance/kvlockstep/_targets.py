@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +28,25 @@ from kvlockstep._compare import Errors
 from kvlockstep._contract import Level
 
 DECLARATION = "KVLOCKSTEP"
-_KNOWN = {"contract", "contracts", "level", "errors", "transactional", "seeds"}
+
+_FLAG = "True or False", lambda value: isinstance(value, bool)
+_LEVELS, _ERRORS = get_args(Level), get_args(Errors)
+# For each key of a declaration: what is expected, and whether a value is that.
+_EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "contract": ("a release", lambda value: isinstance(value, str)),
+    "contracts": (
+        "a dict of releases to module names",
+        lambda value: (
+            isinstance(value, dict)
+            and bool(value)
+            and all(isinstance(name, str) for name in (*value, *value.values()))
+        ),
+    ),
+    "level": (f"one of {', '.join(_LEVELS)}", lambda value: value in _LEVELS),
+    "errors": (f"one of {', '.join(_ERRORS)}", lambda value: value in _ERRORS),
+    "transactional": _FLAG,
+    "seeds": _FLAG,
+}
 
 
 class TargetError(Exception):
@@ -122,16 +141,15 @@ def _declaration(module: Any, name: str) -> dict[str, Any]:
     declared = getattr(module, DECLARATION, {})
     if not isinstance(declared, dict):
         raise TargetError(f"target {name!r}: expected {DECLARATION} to be a dict, got {declared!r}")
-    if unknown := set(declared) - _KNOWN:
+    if unknown := set(declared) - set(_EXPECTED):
         raise TargetError(
-            f"target {name!r}: {DECLARATION} knows {', '.join(sorted(_KNOWN))}, "
-            f"got {', '.join(sorted(unknown))}"
+            f"target {name!r}: {DECLARATION} knows {', '.join(_EXPECTED)}, "
+            f"got {', '.join(map(str, unknown))}"
         )
-    choices = {"level": get_args(Level), "errors": get_args(Errors)}
-    for key, allowed in choices.items():
-        if key in declared and declared[key] not in allowed:
+    for key, value in declared.items():
+        expected, fits = _EXPECTED[key]
+        if not fits(value):
             raise TargetError(
-                f"target {name!r}: {DECLARATION}[{key!r}]: expected one of "
-                f"{', '.join(allowed)}, got {declared[key]!r}"
+                f"target {name!r}: {DECLARATION}[{key!r}]: expected {expected}, got {value!r}"
             )
     return declared
