@@ -8,13 +8,18 @@ argument by argument (`_simpler.py`), as long as the same signature shows.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from kvlockstep._divergence import Run, Signature
 from kvlockstep._simpler import SIMPLER_TRACES, merged, simpler_steps, with_other_numbers
-from kvlockstep._trace import Trace
+from kvlockstep._trace import Trace, is_valid
 
 _MAX_RUNS = 1500
+
+
+class _BudgetSpentError(Exception):
+    """The budget is used up."""
 
 
 @dataclass
@@ -27,8 +32,13 @@ class _Search:
     runs: int = 0
 
     def accept(self, candidate: Trace) -> bool:
-        """Take `candidate` as the new best if it still shows the divergence."""
-        if candidate == self.best or self.runs >= _MAX_RUNS:
+        """Take `candidate` as the new best if it still shows the divergence.
+
+        Raises `_BudgetSpentError` when there have been enough runs.
+        """
+        if self.runs >= _MAX_RUNS:
+            raise _BudgetSpentError
+        if candidate == self.best or not is_valid(candidate):
             return False
         self.runs += 1
         result = self.run(candidate)
@@ -41,10 +51,16 @@ class _Search:
 def shrink(trace: Trace, signature: Signature, run: Callable[[Trace], Run]) -> Trace:
     """Return a short trace that still shows `signature`.
 
-    `trace` must show it when run. No step of the result can be left out.
+    `trace` must show it when run. No step of the result can be left out, if the runs sufficed.
     """
     first = run(trace)
     search = _Search(run, signature, _cut(trace, first, signature))
+    with suppress(_BudgetSpentError):
+        _shrink(search)
+    return search.best
+
+
+def _shrink(search: _Search) -> None:
     before = None
     while before != search.best:
         before = search.best
@@ -56,7 +72,6 @@ def shrink(trace: Trace, signature: Signature, run: Callable[[Trace], Run]) -> T
         _remove_steps(search)
         _simplify_steps(search)
         _remove_and_change(search)
-    return search.best
 
 
 def _cut(trace: Trace, result: Run, signature: Signature) -> Trace:

@@ -264,6 +264,15 @@ def _default(default: Any) -> Any:
     return default if factory is None else factory()
 
 
+def is_valid(trace: Trace) -> bool:
+    """Tell whether a trace made in memory could be read from a file."""
+    try:
+        msgspec.convert(msgspec.to_builtins(trace), Trace)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 class TraceError(ValueError):
     """A trace file that this reader does not take; the message names the offending field."""
 

@@ -442,6 +442,25 @@ def test_transactional_target_goes_on_after_an_error(release, mode):
     assert changed[:1] == [2]
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("release", RELEASES)
+def test_rows_that_a_failing_release_wrote_are_put_back(release, mode):
+    """Where the release wrote the keys in place before it failed, it goes on without them."""
+    failing = Update(
+        keys=Rows(shape=(1, 2, 1, 2), start=50), values=Rows(shape=(1, 2, 1, 3), start=50)
+    )
+    steps = construct(), update(3), failing, Fetch(), Copy(), update(2, slot="b", start=9)
+    steps = *steps, failing, update(1, start=20)
+    engine = Lockstep(contract_of(release), load_target("py:mlxkv", release))
+    engine.level = "buffer"
+
+    run = engine.run(trace_of(*steps, mode=mode, step_size=8))
+
+    assert undeclared(run) == set()
+    assert (2, "half changed") in shown(run)
+    assert run.log[-1] == steps[-1]
+
+
 def test_transactional_target_is_held_to_it():
     """A target that promises transactions and leaves its offset moved is caught in the field."""
 

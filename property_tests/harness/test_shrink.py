@@ -14,7 +14,7 @@ from property_tests.harness.ports import (
     update,
 )
 
-from kvlockstep._divergence import Signature
+from kvlockstep._divergence import Divergence, Run, Signature
 from kvlockstep._generate import generate
 from kvlockstep._search import seeded_bytes
 from kvlockstep._shrink import shrink
@@ -153,15 +153,19 @@ def test_only_the_signature_counts():
 
 
 def test_number_of_runs_is_bounded():
-    """Shrinking a long trace ends, also where every candidate still shows the divergence."""
+    """Shrinking ends after a while, also where each of hundreds of steps is needed."""
     runs = 0
-    steps = [construct(), *(update(3, start=3 * number) for number in range(60))]
+    signature = Signature(RELEASE, "KVCache", "update", "offset")
+    trace = trace_of(construct(), *(update(1, start=number) for number in range(300)))
 
     def run(candidate):
         nonlocal runs
         runs += 1
-        return ENGINE.run(candidate)
+        shown = Divergence(signature, len(candidate.steps) - 1, "offset", 0, 1, {})
+        whole = len(candidate.steps) == len(trace.steps)
+        return Run(divergences=[shown] if whole else [], log=list(candidate.steps))
 
-    shrink(trace_of(*steps), Signature(RELEASE, "KVCache", "update", "offset"), run)
+    small = shrink(trace, signature, run)
 
-    assert runs <= 1600
+    assert len(small.steps) == len(trace.steps)
+    assert 1_000 < runs < 2_000

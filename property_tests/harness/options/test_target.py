@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from property_tests.harness.ports import CANNOT_BE_MADE, OFFSET_TOO_HIGH
 
@@ -126,9 +129,6 @@ def test_class_that_another_turns_into_may_be_lacking(run_pytest, make_port):
 
 def test_mask_functions_may_be_lacking(make_port):
     """A port without the mask functions ends its run, and they are reported as lacking."""
-    import subprocess  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
     target = make_port(lacks=("create_causal_mask", "create_attention_mask"))
     command = [sys.executable, "-m", "kvlockstep", "run", "--cache=functions", "--steps=20"]
 
@@ -136,7 +136,7 @@ def test_mask_functions_may_be_lacking(make_port):
         [*command, f"--target={target}", "--workers=1"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 
