@@ -121,7 +121,7 @@ def _construct_arguments(source: Source, cache: str, style: Style) -> dict[str, 
         case "RotatingKVCache":
             size = source.pick((4, 3, 5, 2, 8, 1, 6, 7, 0, 16, 4, 3))
             keep = source.pick((0, 0, 0, 1, 1, 2, 3, size - 1, size, size + 1))
-            return {"max_size": size} if keep == 0 else {"max_size": size, "keep": max(0, keep)}
+            return {"max_size": size} if keep == 0 else {"max_size": size, "keep": keep}
         case "ChunkedKVCache":
             return {"chunk_size": source.pick((4, 3, 2, 1, 5, 8, 6, 4, 3, 0, 16, None, -1))}
         case "QuantizedKVCache":
