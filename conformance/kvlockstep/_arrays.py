@@ -18,16 +18,6 @@ from kvlockstep._trace import AnyRecipe, Bits, Dtype, Literals, Rows
 
 MAX_ELEMENTS = 1 << 24
 
-MLX_DTYPES: dict[Dtype, mx.Dtype] = {
-    "float32": mx.float32,
-    "float16": mx.float16,
-    "bfloat16": mx.bfloat16,
-    "int32": mx.int32,
-    "uint32": mx.uint32,
-    "uint8": mx.uint8,
-    "bool": mx.bool_,
-    "complex64": mx.complex64,
-}
 # NumPy has no bfloat16: its bits travel as uint16.
 _CARRIERS: dict[Dtype, npt.DTypeLike] = {
     "float32": np.float32,

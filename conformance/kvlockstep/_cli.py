@@ -12,30 +12,17 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-import kvreference
 from kvlockstep import _ledger_commands
-from kvlockstep._arrays import RecipeError
+from kvlockstep._cannot_run import exit_2_where_it_cannot_run
 from kvlockstep._explain import tell_divergence, tell_trace
 from kvlockstep._gate import run_job, use_device
 from kvlockstep._jobs import Job, JobReport, jobs_of, ledger_of, releases_of
-from kvlockstep._ledger import LedgerError
-from kvlockstep._options import OPTIONS, Option, OptionError, settings_from
+from kvlockstep._options import OPTIONS, Option, settings_from
 from kvlockstep._report import header, show
 from kvlockstep._settings import Settings
 from kvlockstep._tally import lockstep_of
-from kvlockstep._targets import TargetError
 from kvlockstep._trace import TraceError, read, schema
 from kvlockstep._workers import cores, run_jobs
-
-# What keeps a run from starting: exit status 2.
-CANNOT_RUN = (
-    kvreference.ReferenceError,
-    LedgerError,
-    OptionError,
-    RecipeError,
-    TargetError,
-    TraceError,
-)
 
 Command = Callable[..., None]
 
@@ -78,7 +65,7 @@ def run(workers: int | None, **given: Any) -> None:
     """Run the gate: surface check, smoke test, corpus, ledger, generated lockstep."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     report = JobReport()
-    with _exit_2_where_it_cannot_run():
+    with exit_2_where_it_cannot_run():
         settings = settings_from(given)
         use_device(settings)
         jobs = list(jobs_of(settings))
@@ -123,7 +110,7 @@ def _progress(console: Console) -> Progress:
 def smoke(**given: Any) -> None:
     """See whether the target can be driven at all."""
     report = JobReport()
-    with _exit_2_where_it_cannot_run():
+    with exit_2_where_it_cannot_run():
         settings = settings_from(given)
         for release in releases_of(settings):
             report.add(run_job(Job("smoke", release), settings))
@@ -140,7 +127,7 @@ def smoke(**given: Any) -> None:
 def replay(file: Path, **given: Any) -> None:
     """Run one trace file again, and say in plain words what it shows."""
     diverged = False
-    with _exit_2_where_it_cannot_run():
+    with exit_2_where_it_cannot_run():
         settings = settings_from(given)
         use_device(settings)
         trace = read(file)
@@ -179,16 +166,6 @@ def _replay(trace: Any, release: str, settings: Settings) -> bool:
 def show_schema() -> None:
     """Print the JSON Schema of trace files."""
     click.echo(json.dumps(schema(), indent=2))
-
-
-class _exit_2_where_it_cannot_run:  # noqa: N801 - reads as what it does
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, CANNOT_RUN):
-            click.echo(f"could not run: {error}", err=True)
-            sys.exit(2)
 
 
 main.add_command(_ledger_commands.ledger)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
+from kvlockstep._cannot_run import exit_2_where_it_cannot_run
 from kvlockstep._divergence import Divergence, Run
 from kvlockstep._explain import tell_side, tell_step
 from kvlockstep._jobs import LEDGER, check_ledger
@@ -15,8 +16,8 @@ from kvlockstep._ledger import Entry, Ledger, LedgerError, add_entry, judge_witn
 from kvlockstep._settings import DEFAULT_TARGET, Settings
 from kvlockstep._shrink import shrink
 from kvlockstep._tally import lockstep_of
-from kvlockstep._targets import TargetError, contracts_of
-from kvlockstep._trace import Trace, TraceError, read
+from kvlockstep._targets import contracts_of
+from kvlockstep._trace import Trace, read
 
 
 @click.group()
@@ -35,7 +36,7 @@ _ledger = click.option(
 @_ledger
 def check(target: str, path: Path) -> None:
     """Replay every witness: each must show exactly the divergence that its entry declares."""
-    try:
+    with exit_2_where_it_cannot_run():
         known = Ledger.read(path)
         check_ledger(known, target)
         problems = [
@@ -44,9 +45,6 @@ def check(target: str, path: Path) -> None:
             for release in entry.releases
             if (problem := _judge(known, entry, release, target)) is not None
         ]
-    except (LedgerError, TargetError) as error:
-        click.echo(f"could not run: {error}", err=True)
-        sys.exit(2)
     for problem in problems:
         click.echo(problem)
     click.echo(f"{path.name}: {len(known.entries)} entries, {len(problems)} problems")
@@ -70,14 +68,11 @@ def add(
     file: Path, target: str, path: Path, why: str, source: str, when: str, name: str | None
 ) -> None:
     """Declare the divergence that the trace FILE shows, with the shrunk trace as its witness."""
-    try:
+    with exit_2_where_it_cannot_run():
         trace = read(file)
         known = Ledger.read(path) if path.exists() else Ledger(path)
         entry, witness = make_entry(trace, target, known, why, source, when, name)
         add_entry(path, entry, witness, target)
-    except (LedgerError, TargetError, TraceError) as error:
-        click.echo(f"could not run: {error}", err=True)
-        sys.exit(2)
     click.echo(f"{path}: added {entry.id} for {', '.join(entry.releases)}")
     click.echo(f"  the reference: {entry.reference}\n  the port: {entry.port}")
 

@@ -16,19 +16,15 @@ from typing import Any, get_args
 import pytest
 from rich.console import Console
 
-import kvreference
-from kvlockstep._arrays import RecipeError
+from kvlockstep._cannot_run import CANNOT_RUN
 from kvlockstep._gate import run_job, use_device
 from kvlockstep._jobs import HERE, Job, JobReport, Kind, jobs_of
-from kvlockstep._ledger import LedgerError
 from kvlockstep._options import OPTIONS, OptionError, settings_from
 from kvlockstep._report import header, show
 from kvlockstep._settings import Settings
 from kvlockstep._targets import TargetError, load_target
-from kvlockstep._trace import TraceError
 from kvlockstep._workers import cores, pin
 
-CANNOT_RUN = (kvreference.ReferenceError, LedgerError, RecipeError, TargetError, TraceError)
 _SEEDS = "0.31.3"
 
 _settings = pytest.StashKey[Settings]()
