@@ -35,7 +35,7 @@ def layers() -> dict[str, int]:
 @pytest.mark.parametrize("package", OURS)
 def test_packages_import_only_what_they_may(package: str) -> None:
     """The port and the reference import nothing of ours, the harness only the reference."""
-    files = (ROOT / OURS[package] / package).glob("*.py")
+    files = (ROOT / OURS[package] / package).rglob("*.py")
     found = {name.partition(".")[0] for file in files for name in imports(file)}
     assert found & set(OURS) <= ALLOWED[package] | {package}
 

@@ -1,46 +1,18 @@
-"""Stands in for `mlx_lm.models.cache` of mlx-lm 0.32.2: what is particular to that release.
-
-`state` holds the buffers as they are and the scalars; there is no `meta_state`. An update returns
-`keys_and_values()`: the buffers themselves when they are full.
-"""
+"""The caches of one sequence, as mlx-lm 0.32.2 has them."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
 from mlxkv import _chunked, _concatenate, _kv, _quantized, _rotating
-from mlxkv._base import Cache, PlainCache
+from mlxkv._base import PlainCache
 from mlxkv._buffers import Pair, first
-from mlxkv._errors import EmptyCacheError, MetaStateError
-from mlxkv._masks import create_attention_mask, create_causal_mask
-from mlxkv._names import find_class
+from mlxkv._errors import EmptyCacheError
 from mlxkv._quantized import Parts, first_parts
 from mlxkv._states import check_arrays, check_parts, check_range, check_scalars, unpack
 
-KVLOCKSTEP = {
-    "contract": "0.32.2",
-    "level": "buffer",
-    "errors": "type",
-    "transactional": True,
-    "seeds": False,
-}
 
-__all__ = [
-    "KVLOCKSTEP",
-    "ChunkedKVCache",
-    "ConcatenateKVCache",
-    "KVCache",
-    "QuantizedKVCache",
-    "RotatingKVCache",
-    "create_attention_mask",
-    "create_causal_mask",
-    "from_state",
-]
-
-_BaseCache = Cache
-
-
-class _Saved(PlainCache):
+class Saved(PlainCache):
     """State as 0.32.2 saves it: the buffers and the scalars, together."""
 
     state: Any
@@ -80,7 +52,7 @@ def _check_buffers(cache: object, keys: Any, values: Any) -> int:
     return int(keys.shape[2])
 
 
-class ConcatenateKVCache(_Saved, _concatenate.ConcatenateKVCache):
+class ConcatenateKVCache(Saved, _concatenate.ConcatenateKVCache):
     """See `mlxkv._concatenate`. state: keys, values; the offset is their rows."""
 
     def keys_and_values(self) -> Pair:
@@ -98,7 +70,7 @@ class ConcatenateKVCache(_Saved, _concatenate.ConcatenateKVCache):
         self.keys, self.values, self.offset = keys, values, keys.shape[2]
 
 
-class QuantizedKVCache(_Saved, _quantized.QuantizedKVCache):
+class QuantizedKVCache(Saved, _quantized.QuantizedKVCache):
     """See `mlxkv._quantized`. state: keys, values, offset, group_size, bits."""
 
     def keys_and_values(self) -> tuple[Parts, Parts]:
@@ -127,7 +99,7 @@ class QuantizedKVCache(_Saved, _quantized.QuantizedKVCache):
         self.group_size, self.bits = group_size, bits
 
 
-class KVCache(_Saved, _kv.KVCache):
+class KVCache(Saved, _kv.KVCache):
     """See `mlxkv._kv`. state: keys, values, offset."""
 
     _quantized_class = QuantizedKVCache
@@ -144,7 +116,7 @@ class KVCache(_Saved, _kv.KVCache):
         self.keys, self.values, self.offset = keys, values, offset
 
 
-class RotatingKVCache(_Saved, _rotating.RotatingKVCache):
+class RotatingKVCache(Saved, _rotating.RotatingKVCache):
     """See `mlxkv._rotating`. state: keys, values, offset, keep, max_size, _idx."""
 
     @property
@@ -164,7 +136,7 @@ class RotatingKVCache(_Saved, _rotating.RotatingKVCache):
         self.keep, self.max_size, self._idx = keep, max_size, idx
 
 
-class ChunkedKVCache(_Saved, _chunked.ChunkedKVCache):
+class ChunkedKVCache(Saved, _chunked.ChunkedKVCache):
     """See `mlxkv._chunked`. state: keys, values, offset, chunk_size, start_position."""
 
     def keys_and_values(self) -> Pair:
@@ -203,21 +175,3 @@ class ChunkedKVCache(_Saved, _chunked.ChunkedKVCache):
             last = slice(excess, held)
             self.keys, self.values = self.keys[:, :, last], self.values[:, :, last]
             self.start_position += excess
-
-
-def from_state(name: str, state: Any, meta_state: Any = None) -> _Saved:
-    """A cache of the class of that name, or of its Rust alias, from its state.
-
-    The release has no meta_state: `MetaStateError` unless it is None or empty. Raises
-    `UnknownCacheError` and what the class's `from_state` raises.
-    """
-    cls = find_class(name, _CLASSES)
-    if meta_state:
-        raise MetaStateError(cls.__name__, "from_state", "no meta_state", repr(meta_state))
-    return cls.from_state(state)
-
-
-_CLASSES: dict[str, type[_Saved]] = {
-    cls.__name__: cls
-    for cls in (ChunkedKVCache, ConcatenateKVCache, KVCache, QuantizedKVCache, RotatingKVCache)
-}

@@ -1,45 +1,18 @@
-"""Stands in for `mlx_lm.models.cache` of mlx-lm 0.31.3: what is particular to that release.
-
-`state` holds the valid rows, `meta_state` the scalars as strings; an update always returns views.
-"""
+"""The caches of one sequence, as mlx-lm 0.31.3 has them."""
 
 from __future__ import annotations
 
 from typing import Any, Self
 
 from mlxkv import _chunked, _concatenate, _kv, _quantized, _rotating
-from mlxkv._base import Cache, PlainCache
+from mlxkv._base import PlainCache
 from mlxkv._buffers import Pair, first
 from mlxkv._errors import EmptyCacheError, MetaStateError
-from mlxkv._masks import create_attention_mask, create_causal_mask
-from mlxkv._names import find_class
 from mlxkv._quantized import Parts, first_parts
 from mlxkv._states import check_arrays, check_parts, parse_count, unpack, unpack_meta
 
-KVLOCKSTEP = {
-    "contract": "0.31.3",
-    "level": "buffer",
-    "errors": "type",
-    "transactional": True,
-    "seeds": True,
-}
 
-__all__ = [
-    "KVLOCKSTEP",
-    "ChunkedKVCache",
-    "ConcatenateKVCache",
-    "KVCache",
-    "QuantizedKVCache",
-    "RotatingKVCache",
-    "create_attention_mask",
-    "create_causal_mask",
-    "from_state",
-]
-
-_BaseCache = Cache
-
-
-class _Saved(PlainCache):
+class Saved(PlainCache):
     """State as 0.31.3 saves it: (keys, values), and scalars, if any, in `meta_state`."""
 
     @classmethod
@@ -89,7 +62,7 @@ class _Saved(PlainCache):
         return int(self.keys.shape[2])
 
 
-class ConcatenateKVCache(_Saved, _concatenate.ConcatenateKVCache):
+class ConcatenateKVCache(Saved, _concatenate.ConcatenateKVCache):
     """See `mlxkv._concatenate`. Its state is the arrays themselves, None while it is empty."""
 
     @property
@@ -104,7 +77,7 @@ class ConcatenateKVCache(_Saved, _concatenate.ConcatenateKVCache):
         return self.keys, self.values
 
 
-class QuantizedKVCache(_Saved, _quantized.QuantizedKVCache):
+class QuantizedKVCache(Saved, _quantized.QuantizedKVCache):
     """See `mlxkv._quantized`. meta_state: offset, group_size, bits."""
 
     @property
@@ -140,7 +113,7 @@ class QuantizedKVCache(_Saved, _quantized.QuantizedKVCache):
         return first_parts(self.keys, self.offset), first_parts(self.values, self.offset)
 
 
-class KVCache(_Saved, _kv.KVCache):
+class KVCache(Saved, _kv.KVCache):
     """See `mlxkv._kv`."""
 
     _quantized_class = QuantizedKVCache
@@ -149,7 +122,7 @@ class KVCache(_Saved, _kv.KVCache):
         return first((self.keys, self.values), self.offset)
 
 
-class RotatingKVCache(_Saved, _rotating.RotatingKVCache):
+class RotatingKVCache(Saved, _rotating.RotatingKVCache):
     """See `mlxkv._rotating`. meta_state: keep, max_size, offset, _idx."""
 
     @property
@@ -183,7 +156,7 @@ class RotatingKVCache(_Saved, _rotating.RotatingKVCache):
         return self.keys, self.values
 
 
-class ChunkedKVCache(_Saved, _chunked.ChunkedKVCache):
+class ChunkedKVCache(Saved, _chunked.ChunkedKVCache):
     """See `mlxkv._chunked`. meta_state: chunk_size, start_position; the offset is not saved."""
 
     @property
@@ -216,17 +189,3 @@ class ChunkedKVCache(_Saved, _chunked.ChunkedKVCache):
             last = slice(-self.chunk_size, None)
             self.keys, self.values = self.keys[:, :, last], self.values[:, :, last]
             self.start_position += excess
-
-
-def from_state(name: str, state: Any, meta_state: Any = None) -> _Saved:
-    """A cache of the class of that name, or of its Rust alias, from its state and meta_state.
-
-    Raises `UnknownCacheError` and what the class's `from_state` raises.
-    """
-    return find_class(name, _CLASSES).from_state(state, meta_state)
-
-
-_CLASSES: dict[str, type[_Saved]] = {
-    cls.__name__: cls
-    for cls in (ChunkedKVCache, ConcatenateKVCache, KVCache, QuantizedKVCache, RotatingKVCache)
-}

@@ -1,0 +1,38 @@
+"""Stands in for `mlx_lm.models.cache` of mlx-lm 0.32.2: what is particular to that release.
+
+`state` holds the buffers as they are and the scalars; there is no `meta_state`. An update returns
+`keys_and_values()`: the buffers themselves when they are full.
+"""
+
+from mlxkv._base import Cache
+from mlxkv._masks import create_attention_mask, create_causal_mask
+from mlxkv.mlx_lm_0_32._containers import from_state
+from mlxkv.mlx_lm_0_32._sequences import (
+    ChunkedKVCache,
+    ConcatenateKVCache,
+    KVCache,
+    QuantizedKVCache,
+    RotatingKVCache,
+)
+
+KVLOCKSTEP = {
+    "contract": "0.32.2",
+    "level": "buffer",
+    "errors": "type",
+    "transactional": True,
+    "seeds": False,
+}
+
+__all__ = [
+    "KVLOCKSTEP",
+    "ChunkedKVCache",
+    "ConcatenateKVCache",
+    "KVCache",
+    "QuantizedKVCache",
+    "RotatingKVCache",
+    "create_attention_mask",
+    "create_causal_mask",
+    "from_state",
+]
+
+_BaseCache = Cache
