@@ -95,8 +95,27 @@ class StateScalarError(StateError):
     """A scalar of a state is no integer, is negative, or contradicts the buffers."""
 
 
-class MetaStateError(StateError):
+class MetaStateError(StateError, IndexError):
     """A `meta_state` of the wrong length, or with a field that is no non-negative integer."""
+
+
+# Batches ----------------------------------------------------------------------------------------
+
+
+class NotEmptyError(CacheError, ValueError):
+    """The operation needs an empty cache, and there are stored keys and values."""
+
+
+class PendingPaddingError(CacheError, ValueError, RuntimeError):
+    """Right padding is pending, and the operation would apply it to other rows or keep it."""
+
+
+class BatchStateError(CacheError, ValueError, AttributeError):
+    """`left_padding`, `offset`, `_idx` and the buffers of a batch contradict each other."""
+
+
+class WindowError(CacheError, ValueError):
+    """Caches with different `max_size` cannot become one batch."""
 
 
 # Whole caches -----------------------------------------------------------------------------------
@@ -106,5 +125,94 @@ class NotQuantizableError(CacheError, NotImplementedError):
     """The cache has no quantized form."""
 
 
-class UnknownCacheError(CacheError, KeyError, ValueError):
+class UnknownCacheError(CacheError, KeyError, ValueError, AttributeError):
     """A class name that no cache answers to."""
+
+
+# Containers -------------------------------------------------------------------------------------
+
+
+class ItemError(CacheError, IndexError, TypeError, ValueError):
+    """No slot, or no child, answers to that index; or a slice does not take what it was given."""
+
+
+class RowIndexError(CacheError, IndexError):
+    """A row outside the batch; mlx would read whatever lies beside the array."""
+
+
+class RowSelectionError(CacheError, ValueError, TypeError):
+    """Rows named by something other than integers in a list, a 1-D array or a slice."""
+
+
+class SlotShapeError(CacheError, ValueError, IndexError):
+    """The arrays of one slot do not fit together, or have no batch axis."""
+
+
+class EmptySlotError(CacheError, TypeError):
+    """The operation needs an array in the slot, and there is none."""
+
+
+class MissingSlotError(EmptySlotError, RuntimeError, StopIteration):
+    """A slot is empty in every cache of a merge, while others are not.
+
+    mlx-lm raises StopIteration there, which inside a `CacheList` becomes RuntimeError.
+    """
+
+
+class CountError(CacheError, ValueError, IndexError):
+    """Caches with different numbers of slots or of children; mlx-lm would drop the rest."""
+
+
+class NothingError(CacheError, UnboundLocalError, ValueError, IndexError):
+    """The operation needs at least one slot, child or cache, and there is none."""
+
+
+class ListMetaStateError(MetaStateError, IndexError):
+    """A `meta_state` of a list that is not the names and the meta_states of its children."""
+
+
+class PeerError(CacheError, TypeError, AttributeError, ValueError):
+    """Another cache takes part, and it is not of the kind that it should be."""
+
+
+class UnsupportedError(CacheError, AttributeError):
+    """The cache, or a child of it, does not have the operation."""
+
+
+class PaddingError(CacheError, ValueError, TypeError, IndexError, RuntimeError):
+    """`left_padding`, `lengths` or what they advance by are no numbers, one a row."""
+
+
+class TokensError(CacheError, ValueError, TypeError, RuntimeError):
+    """Something other than token ids: integers in one dimension, of 32 bits."""
+
+
+# Prompt lookup ----------------------------------------------------------------------------------
+
+
+class UnhashableTokenError(CacheError, TypeError):
+    """A token, or a model, that cannot be hashed."""
+
+
+class TokenSequenceError(CacheError, TypeError, ValueError):
+    """Something other than a sequence of tokens, or one of a kind that cannot be looked up."""
+
+
+class UnknownPromptError(CacheError, KeyError):
+    """Nothing is stored under this model and these tokens."""
+
+
+class UnknownCacheTypeError(CacheError, KeyError, TypeError):
+    """A cache type that the order has no queue for."""
+
+
+class EmptyOrderError(CacheError, IndexError):
+    """There is nothing left to evict."""
+
+
+class LimitError(CacheError, ValueError, IndexError):
+    """A negative `max_bytes`: even an empty cache holds more."""
+
+
+class OrderingError(CacheError, UnboundLocalError):
+    """An ordering of fewer than two cache types, which mlx-lm cannot evict by."""

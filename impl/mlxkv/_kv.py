@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
 from mlxkv._base import PlainCache
 from mlxkv._buffers import Pair, append
 from mlxkv._quantized import QuantizedKVCache, check_sizes, quantize
+
+if TYPE_CHECKING:
+    from mlxkv._batch_kv import BatchKVCache
 
 
 class KVCache(PlainCache):
@@ -21,6 +24,7 @@ class KVCache(PlainCache):
     step: int = 256
 
     _quantized_class: ClassVar[type[QuantizedKVCache]]
+    _batch_class: ClassVar[type[BatchKVCache]]
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> Pair:
         """Write rows (batch, n_kv_heads, tokens, head_dim) at the offset and advance it.
@@ -47,3 +51,8 @@ class KVCache(PlainCache):
             quantized.values = quantize(self, "to_quantized", self.values, group_size, bits)
         quantized.offset = self.offset
         return quantized
+
+    @classmethod
+    def merge(cls, caches: Any) -> BatchKVCache:
+        """A batch of these caches, one row each; see `BatchKVCache.merge`."""
+        return cls._batch_class.merge(caches)

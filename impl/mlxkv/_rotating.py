@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import mlx.core as mx
 
@@ -22,6 +22,9 @@ from mlxkv._buffers import (
 from mlxkv._errors import NotQuantizableError, NotTrimmableError, RingStateError, StepError
 from mlxkv._masks import Mask, create_causal_mask
 
+if TYPE_CHECKING:
+    from mlxkv._batch_rotating import BatchRotatingKVCache
+
 
 def drop(buffer: mx.array, keep: int, count: int) -> mx.array:
     """A new array: the buffer without the `count` rows that follow the first `keep`."""
@@ -39,6 +42,8 @@ class RotatingKVCache(PlainCache):
 
     _reference_name = "RotatingKVCache"
     step: int = 256
+
+    _batch_class: ClassVar[type[BatchRotatingKVCache]]
 
     def __init__(self, max_size: int, keep: int = 0) -> None:
         check_size(self, "max_size", max_size)
@@ -121,7 +126,7 @@ class RotatingKVCache(PlainCache):
         self.offset += tokens
         self._idx = keys.shape[2]
 
-    def _retain(self, held: int, excess: int) -> list[Window]:
+    def _retain(self, held: int, excess: int, operation: str = UPDATE) -> list[Window]:
         """What stays of a buffer of `held` rows when the `excess` oldest after `keep` leave.
 
         The windows are in temporal order and leave out the spare rows.
@@ -130,7 +135,7 @@ class RotatingKVCache(PlainCache):
         if held != idx < self.offset:  # wrapped: the oldest row is at idx
             if idx < keep:
                 got = f"_idx {idx} among the {keep} kept rows after {self.offset} tokens"
-                self._contradict(got)
+                self._contradict(got, operation)
             left = max(0, excess - max(0, held - idx))
             spans = [slice(keep), slice(idx + excess, held), slice(keep + left, idx)]
         elif excess:
@@ -186,6 +191,11 @@ class RotatingKVCache(PlainCache):
         rows = min(self.offset + 1, self.max_size)
         newest = self._idx if self._idx < self.max_size else 0
         return mx.roll(mx.arange(rows) >= rows - window_size, newest + 1)
+
+    @classmethod
+    def merge(cls, caches: Any) -> BatchRotatingKVCache:
+        """A batch of these caches, one row each; see `BatchRotatingKVCache.merge`."""
+        return cls._batch_class.merge(caches)
 
     def _contradict(self, got: str, operation: str = UPDATE) -> NoReturn:
         expected = "offset, _idx and buffers that agree"

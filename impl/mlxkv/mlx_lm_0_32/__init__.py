@@ -5,8 +5,13 @@
 """
 
 from mlxkv._base import Cache
+from mlxkv._lru import LRUPromptCache
 from mlxkv._masks import create_attention_mask, create_causal_mask
-from mlxkv.mlx_lm_0_32._containers import from_state
+from mlxkv._prompts import can_trim_prompt_cache, trim_prompt_cache
+from mlxkv._trie import PromptTrie, PromptTrieResult
+from mlxkv.mlx_lm_0_32._batches import BatchKVCache, BatchRotatingKVCache
+from mlxkv.mlx_lm_0_32._containers import ArraysCache, CacheList, from_state
+from mlxkv.mlx_lm_0_32._prompts import TokenBuffer, make_prompt_cache
 from mlxkv.mlx_lm_0_32._sequences import (
     ChunkedKVCache,
     ConcatenateKVCache,
@@ -25,14 +30,25 @@ KVLOCKSTEP = {
 
 __all__ = [
     "KVLOCKSTEP",
+    "ArraysCache",
+    "BatchKVCache",
+    "BatchRotatingKVCache",
+    "CacheList",
     "ChunkedKVCache",
     "ConcatenateKVCache",
     "KVCache",
+    "LRUPromptCache",
+    "PromptTrie",
+    "PromptTrieResult",
     "QuantizedKVCache",
     "RotatingKVCache",
+    "TokenBuffer",
+    "can_trim_prompt_cache",
     "create_attention_mask",
     "create_causal_mask",
     "from_state",
+    "make_prompt_cache",
+    "trim_prompt_cache",
 ]
 
 _BaseCache = Cache

@@ -1,0 +1,335 @@
+"""What the batch caches share: padding, and joining, picking and stacking batch rows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from mlxkv._base import PlainCache
+from mlxkv._batch_rows import Counts, read_counts, select_rows
+from mlxkv._buffers import UPDATE, Pair, Shape, concatenate
+from mlxkv._errors import (
+    ArrayTypeError,
+    BatchStateError,
+    EmptyCacheError,
+    NotEmptyError,
+    NothingError,
+    PeerError,
+    PendingPaddingError,
+    RowIndexError,
+    RowSelectionError,
+    ShapeError,
+    StateError,
+)
+from mlxkv._states import check_arrays
+
+
+class Rows(NamedTuple):
+    """The rows of one batch, right-justified at column `idx`; no buffers while it is empty."""
+
+    keys: Any
+    values: Any
+    offset: mx.array
+    left_padding: mx.array
+    idx: int
+
+
+class BatchCache(PlainCache):
+    """The attention state of one layer for several sequences, padded on the left to one length.
+
+    `left_padding` and `offset` are integer arrays (batch,): the columns to be ignored at the front
+    of a row, and the tokens after them. A row that is padded further than the columns stored so
+    far has a negative offset. `left_padding` changes in place: a handle shows it.
+    """
+
+    left_padding: Any
+    offset: Any
+    _idx: int
+
+    def __init__(self, left_padding: list[int]) -> None:
+        """Start an empty batch of as many rows as there are paddings; raises `PaddingError`."""
+        padding, _ = read_counts(self, "__init__", "left_padding", left_padding)
+        super().__init__()
+        self.left_padding = padding
+        self.offset = mx.array([-columns for columns in left_padding])
+        self._idx = 0
+
+    def prepare(
+        self,
+        *,
+        left_padding: list[int] | None = None,
+        lengths: list[int] | None = None,
+        right_padding: list[int] | None = None,
+    ) -> None:
+        """Announce the padding of the prompts that are to be stored next.
+
+        `left_padding` is added to that of an empty cache. `right_padding`, where any is above 0,
+        stays pending until `finalize`; a second call replaces it. One number a row each, or one
+        for all. Raises `PaddingError`, `NotEmptyError`.
+        """
+        batch = self._batch()
+        left = pending = None
+        if left_padding is not None:
+            if self.keys is not None:
+                got = f"left padding after {self._idx} columns"
+                raise NotEmptyError(self, "prepare", "an empty cache", got)
+            left, _ = read_counts(self, "prepare", "left_padding", left_padding, batch)
+        if right_padding is not None:
+            right = read_counts(self, "prepare", "right_padding", right_padding, batch, 1)
+            if max(right[1]) > 0:
+                pending = self._read_pending(lengths, right)
+        if left is not None:
+            self.left_padding += left
+            self._rewind(left)
+        if pending is not None:
+            self._await(pending)
+
+    def finalize(self) -> None:
+        """Turn pending right padding into left padding by rolling each row; else do nothing.
+
+        Mutates the buffers (new objects), `left_padding` and `offset`. Raises `EmptyCacheError`,
+        `BatchStateError`.
+        """
+        raise NotImplementedError
+
+    def _read_pending(self, lengths: Any, right: Counts) -> mx.array:
+        """What the class keeps of right padding until `finalize`."""
+        raise NotImplementedError
+
+    def _await(self, pending: mx.array) -> None:
+        """Keep it."""
+        raise NotImplementedError
+
+    def _pending(self) -> mx.array | None:
+        """What is kept of right padding, None where none is pending."""
+        raise NotImplementedError
+
+    def _advance(self, tokens: int) -> None:
+        """Add to every offset; each release says whether a handle shows it."""
+        raise NotImplementedError
+
+    def _rewind(self, tokens: int | mx.array) -> None:
+        """Subtract from every offset, likewise."""
+        raise NotImplementedError
+
+    def _batch(self) -> int:
+        return int(self.left_padding.shape[0])
+
+    def _check_batch(self, rows: Shape) -> None:
+        """Raise unless the first rows to be stored are as many as the paddings."""
+        if rows[0] != self._batch():
+            expected = f"a row for each of {self._batch()} left paddings"
+            raise ShapeError(self, UPDATE, expected, str(rows))
+
+    def _check_alike(self, operation: str) -> None:
+        """Raise unless all arrays have as many batch rows: mlx would read past the shorter."""
+        arrays = [self.left_padding, self.offset]
+        if self.keys is not None:
+            arrays += [self.keys, self.values]
+        batches = [array.shape[0] for array in arrays]
+        if len(set(batches)) > 1:
+            expected = "as many batch rows in left_padding, offset, keys and values"
+            raise BatchStateError(self, operation, expected, ", ".join(map(str, batches)))
+
+    def _check_filled(self, operation: str) -> None:
+        if self.keys is None:
+            raise EmptyCacheError(self, operation, "stored keys and values", "none")
+
+    def _check_pending(self, operation: str) -> mx.array | None:
+        """What is pending, to be applied to all rows; raises unless it is for these rows."""
+        pending = self._pending()
+        if pending is not None and pending.shape not in ((1,), (self._batch(),)):
+            expected = f"right padding for {self._batch()} rows"
+            raise BatchStateError(self, operation, expected, f"{pending.shape[0]} pending")
+        return pending
+
+    def _pending_of(self, row: int) -> int | None:
+        """What is pending for one row."""
+        pending = self._check_pending("extract")
+        if pending is None:
+            return None
+        amounts: Any = pending.tolist()
+        return int(amounts[0 if len(amounts) == 1 else row])
+
+    def _select(self, batch_indices: Any) -> Counts:
+        """The rows to filter; raises while right padding is pending that would not follow them."""
+        self._check_alike("filter")
+        selected, rows = select_rows(self, batch_indices, self._batch())
+        pending = self._check_pending("filter")
+        if pending is not None and pending.size > 1:
+            amounts: Any = pending.tolist()
+            if [amounts[row] for row in rows] != amounts:
+                got = f"right padding pending, and rows {rows}"
+                raise PendingPaddingError(self, "filter", "finalize() first", got)
+        return selected, rows
+
+    def _check_row(self, row: Any) -> None:
+        """Raise unless `extract` can take out that row. -1 is none: in mlx-lm it takes no row."""
+        self._check_alike("extract")
+        batch = self._batch()
+        expected = f"a row of [0, {batch}) or [-{batch}, -1)"
+        if not isinstance(row, int) or isinstance(row, bool):
+            raise RowSelectionError(self, "extract", expected, repr(row))
+        if not -batch <= row < batch:
+            raise RowIndexError(self, "extract", expected, str(row))
+        self._check_filled("extract")
+        if row == -1:
+            raise RowIndexError(self, "extract", expected, str(row))
+
+    def _check_peer(self, other: Any, family: type[BatchCache]) -> None:
+        if not isinstance(other, family):
+            raise PeerError(self, "extend", *_tell_classes(family, other))
+
+    def _check_settled(self, other: BatchCache) -> None:
+        """Raise while right padding is pending in either: it would go to other rows, or be lost."""
+        for one, name in ((self, "the cache"), (other, "the peer")):
+            if one._pending() is not None:
+                got = f"right padding pending in {name}"
+                raise PendingPaddingError(self, "extend", "finalize() first", got)
+
+    def _rows_of(self, operation: str) -> Rows:
+        """The rows as they are; raises where cursor and buffers contradict each other."""
+        if self.keys is not None:
+            held = self.keys.shape[2]
+            if self.values.shape[2] != held or not 0 <= self._idx <= held:
+                expected = "keys and values of one length, and _idx inside them"
+                got = f"keys {self.keys.shape}, values {self.values.shape}, _idx {self._idx}"
+                raise BatchStateError(self, operation, expected, got)
+        return Rows(self.keys, self.values, self.offset, self.left_padding, self._idx)
+
+    def _blank_dtype(self, filled: mx.Dtype) -> mx.Dtype:
+        """The type of the rows that an empty side contributes to `extend`."""
+        raise NotImplementedError
+
+    def _join(self, mine: Rows, other: Rows) -> Rows:
+        """Both batches as one, the shorter moved right to end at the same column: new arrays.
+
+        Spare columns stay, as many as the longer buffer has. dtypes promote. Raises `ShapeError`.
+        """
+        sides = mine, other
+        offset = concatenate([side.offset for side in sides], 0)
+        filled = [side for side in sides if side.keys is not None]
+        if not filled:
+            left = concatenate([side.left_padding for side in sides], 0)
+            return Rows(None, None, offset, left, self._idx)
+        k_shape, v_shape = filled[-1].keys.shape, filled[-1].values.shape
+        for side in filled:
+            check_equal(self, "keys", side.keys.shape, k_shape)
+            check_equal(self, "values", side.values.shape, v_shape)
+        idx = max(side.idx for side in sides)
+        columns = max(side.keys.shape[2] for side in filled)
+        shifts = [idx - side.idx for side in sides]
+        blank = None
+        if len(filled) == 1:
+            check_equal(self, "values", v_shape, (*k_shape[:3], v_shape[3]))
+            blank = self._blank_dtype(filled[0].keys.dtype)
+        left = concatenate([c.left_padding + n for c, n in zip(sides, shifts, strict=True)], 0)
+        lengths = [side.offset.shape[0] for side in sides]
+        keys = _place([side.keys for side in sides], lengths, shifts, columns, blank)
+        values = _place([side.values for side in sides], lengths, shifts, columns, blank)
+        return Rows(keys, values, offset, left, idx)
+
+
+def check_equal(cache: object, name: str, rows: Shape, held: Shape) -> None:
+    """Raise unless n_kv_heads and head_dim are the same."""
+    if rows[1] != held[1] or rows[3] != held[3]:
+        expected = f"{name} with the n_kv_heads and head_dim of {held}"
+        raise ShapeError(cache, "extend", expected, str(rows))
+
+
+def _place(
+    buffers: list[Any], lengths: list[int], shifts: list[int], columns: int, blank: mx.Dtype | None
+) -> mx.array:
+    """The buffers one after the other along the batch, each moved right, zeros around them."""
+    filled = [buffer for buffer in buffers if buffer is not None]
+    types = [buffer.dtype for buffer in filled] + ([] if blank is None else [blank])
+    dtype = mx.result_type(*types)
+    _, n_kv_heads, _, head_dim = filled[0].shape
+    joined = mx.zeros((sum(lengths), n_kv_heads, columns, head_dim), dtype)
+    start = 0
+    for buffer, length, shift in zip(buffers, lengths, shifts, strict=True):
+        if buffer is not None:
+            rows = min(buffer.shape[2], columns - shift)
+            window = (slice(start, start + length), slice(None), slice(shift, shift + rows))
+            joined[window] = buffer[:, :, :rows]
+        start += length
+    return joined
+
+
+def check_state(cache: object, keys: Any, values: Any, offset: Any, left_padding: Any) -> int:
+    """Return the columns of the keys, 0 for keys and values of None, the empty batch.
+
+    Raises unless offset and left_padding are integer arrays of rank 1 with a number for each batch
+    row of the buffers, which keeps a row of one from being looked for in the other.
+    """
+    rows = []
+    for name, numbers in (("offset", offset), ("left_padding", left_padding)):
+        if not isinstance(numbers, mx.array):
+            raise ArrayTypeError(cache, "state", f"an mx.array as {name}", type(numbers).__name__)
+        if numbers.ndim != 1 or mx.issubdtype(numbers.dtype, mx.inexact):
+            got = f"{numbers.dtype} {numbers.shape}"
+            raise StateError(cache, "state", f"integers of rank 1 as {name}", got)
+        rows.append(numbers.shape[0])
+    columns = 0
+    if keys is not None or values is not None:
+        check_arrays(cache, keys, values)
+        rows += [keys.shape[0], values.shape[0]]
+        columns = keys.shape[2]
+    if len(set(rows)) > 1:
+        expected = "as many batch rows in offset, left_padding, keys and values"
+        raise StateError(cache, "state", expected, ", ".join(map(str, rows)))
+    return columns
+
+
+def check_caches(name: str, caches: Any, family: type[PlainCache]) -> list[Any]:
+    """The caches to merge, as a list; raises unless there are some, all of the family."""
+    try:
+        every = list(caches)
+    except TypeError:
+        raise PeerError(name, "merge", "a list of caches", repr(caches)) from None
+    if not every:
+        raise NothingError(name, "merge", "at least one cache", "none")
+    for cache in every:
+        if not isinstance(cache, family):
+            raise PeerError(name, "merge", *_tell_classes(family, cache))
+    return every
+
+
+def _tell_classes(family: type[PlainCache], got: object) -> tuple[str, str]:
+    """What was expected and what came, with its module where the names are the same."""
+    cls = type(got)
+    name = cls.__name__
+    return f"a {family.__name__}", f"{cls.__module__}.{name}" if name == family.__name__ else name
+
+
+def stack(name: str, rows: list[Pair | None], lengths: list[int]) -> Pair:
+    """One row of a batch from the rows of each cache, right-justified, zeros before them: new.
+
+    n_kv_heads and the dtype of both are those of the keys, the most and the first; rows are cast,
+    and sizes of 1 broadcast. Raises `NothingError`, `ShapeError`.
+    """
+    filled = [pair for pair in rows if pair is not None]
+    if not filled:
+        raise NothingError(name, "merge", "stored keys and values", "none")
+    n_kv_heads = max(keys.shape[1] for keys, _ in filled)
+    dtype, columns = filled[0][0].dtype, max(lengths)
+    stacked = []
+    for part, kind in enumerate(("keys", "values")):
+        head_dim = max(pair[part].shape[3] for pair in filled)
+        batch = mx.zeros((len(rows), n_kv_heads, columns, head_dim), dtype)
+        for i, (pair, length) in enumerate(zip(rows, lengths, strict=True)):
+            if pair is not None:
+                held = (1, n_kv_heads, length, head_dim)
+                check_fit(name, kind, pair[part].shape, held)
+                batch[i : i + 1, :, columns - length :] = pair[part]
+        stacked.append(batch)
+    return stacked[0], stacked[1]
+
+
+def check_fit(name: str, kind: str, rows: Shape, held: Shape) -> None:
+    """Raise unless mlx writes all of these rows, and one to one but for the sizes of 1."""
+    tokens = rows[2] == held[2] or (held[2] == 0 and rows[2] == 1)
+    if not tokens or any(rows[axis] not in (1, held[axis]) for axis in (0, 1, 3)):
+        expected = f"{kind} that broadcast to {held}, with as many tokens"
+        raise ShapeError(name, "merge", expected, str(rows))
