@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from kvlockstep._trace import AnyRecipe, Bits, Dtype, Literals, Rows
+from kvlockstep._recipes import AnyRecipe, Bits, Dtype, Literals, Rows
 
 MAX_ELEMENTS = 1 << 24
 

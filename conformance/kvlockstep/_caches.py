@@ -1,91 +1,158 @@
 """The cache classes that the harness knows. The next cache class goes here.
 
 For each: arguments for a first construction, the operations that its traces are made of, and the
-names of the states that it can be in, for the report.
+states that it can be in, which coverage and the report count by (`_states.py` tells them apart).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kvlockstep._sizes import Sizes
+from kvlockstep._steps import Made
 
 
 @dataclass(frozen=True)
 class CacheKind:
-    """One cache class.
+    """One cache class, or another class of the cache module.
 
-    `sample` constructs one; `operations` are the tags of the steps in its traces; `state_of` names
-    the state class of a cache from its sizes and whether its last change was a trim.
+    `sample` makes one; `operations` are the tags of the steps in its traces; `states` its state
+    classes. `peers` are the operations that take other caches too: coverage counts those by the
+    states of both. `internal` are private fields that a port may well not have: what they hold is
+    seen through the methods. `fed` says that it takes keys and values.
     """
 
-    name: str
-    sample: Mapping[str, int]
+    sample: Made
     operations: tuple[str, ...]
-    state_of: Callable[[Any, Sizes, bool], str]
+    states: tuple[str, ...]
+    peers: tuple[str, ...] = ()
+    internal: tuple[str, ...] = ()
+    fed: bool = True
+
+    @property
+    def name(self) -> str:
+        """The name of the class."""
+        return self.sample.cache
 
 
-def _state_of_buffer(cache: Any, sizes: Sizes, trimmed: bool) -> str:
-    if cache.keys is None:
-        return "empty"
-    if sizes["offset"] > sizes["capacity"]:
-        return "past its data"
-    if trimmed:
-        return "trimmed"
-    return "spare" if sizes["room"] else "full"
+_COMMON = ("update", "fetch", "trim", "set_state", "reload", "copy", "hold", "depends", "transfer")
+_BATCH = (
+    *_COMMON, "mask", "set_meta_state", "filter", "extend", "extract", "prepare", "finalize",
+)  # fmt: skip
 
+_BUFFER_STATES = ("empty", "spare", "full", "trimmed", "past its data")
+_PENDING = ("empty, padding pending", "padding pending")
 
-def _state_of_ring(cache: Any, sizes: Sizes, trimmed: bool) -> str:
-    if cache.keys is None:
-        return "empty"
-    if trimmed:
-        return "trimmed"
-    offset, window, capacity = sizes["offset"], sizes["window"], sizes["capacity"]
-    if capacity > window:
-        return "longer than the window"
-    if offset < window:
-        return "filling"
-    if offset == window:
-        return "full"
-    return "wrapped"
-
-
-def _state_of_chunks(cache: Any, sizes: Sizes, trimmed: bool) -> str:
-    state = _state_of_buffer(cache, sizes | {"offset": sizes["rows"]}, trimmed)
-    if state == "empty" or not getattr(cache, "start_position", 0):
-        return state
-    return f"{state}, front-trimmed"
-
-
-_COMMON = ("update", "fetch", "trim", "set_state", "reload", "copy", "hold", "depends")
-
-CACHES: dict[str, CacheKind] = {
-    kind.name: kind
-    for kind in (
-        CacheKind("KVCache", {}, (*_COMMON, "mask", "quantize"), _state_of_buffer),
-        CacheKind("ConcatenateKVCache", {}, (*_COMMON, "mask"), _state_of_buffer),
-        CacheKind(
-            "RotatingKVCache",
-            {"max_size": 4, "keep": 1},
-            (*_COMMON, "mask", "set_meta_state", "quantize"),
-            _state_of_ring,
+_KINDS = (
+    CacheKind(
+        Made(cache="KVCache"),
+        (*_COMMON, "mask", "quantize", "merge"),
+        _BUFFER_STATES,
+        peers=("merge",),
+    ),
+    CacheKind(
+        Made(cache="ConcatenateKVCache"),
+        (*_COMMON, "mask"),
+        tuple(state for state in _BUFFER_STATES if state != "spare"),
+    ),
+    CacheKind(
+        Made(cache="RotatingKVCache", args={"max_size": 4, "keep": 1}),
+        (*_COMMON, "mask", "set_meta_state", "quantize", "merge"),
+        ("empty", "filling", "full", "wrapped", "longer than the window", "trimmed"),
+        peers=("merge",),
+    ),
+    CacheKind(
+        Made(cache="ChunkedKVCache", args={"chunk_size": 4}),
+        (*_COMMON, "front_trim", "set_meta_state"),
+        (
+            *_BUFFER_STATES,
+            *(f"{state}, front-trimmed" for state in _BUFFER_STATES if state != "empty"),
         ),
-        CacheKind(
-            "ChunkedKVCache",
-            {"chunk_size": 4},
-            (*_COMMON, "front_trim", "set_meta_state"),
-            _state_of_chunks,
+    ),
+    CacheKind(
+        Made(cache="QuantizedKVCache", args={"group_size": 32, "bits": 8}),
+        (*(name for name in _COMMON if name != "depends"), "mask", "set_meta_state"),
+        _BUFFER_STATES,
+    ),
+    CacheKind(
+        Made(cache="BatchKVCache", args={"left_padding": (1, 0)}),
+        tuple(name for name in _BATCH if name != "set_meta_state"),
+        (*_BUFFER_STATES, *_PENDING),
+        peers=("extend",),
+    ),
+    CacheKind(
+        Made(cache="BatchRotatingKVCache", args={"max_size": 4, "left_padding": (1, 0)}),
+        (*_BATCH, "quantize"),
+        (
+            *("empty", "filling", "full", "rotated", "longer than the window", "trimmed"),
+            *_PENDING,
         ),
-        CacheKind(
-            "QuantizedKVCache",
-            {"group_size": 32, "bits": 8},
-            (*(name for name in _COMMON if name != "depends"), "mask", "set_meta_state"),
-            _state_of_buffer,
+        peers=("extend",),
+    ),
+    CacheKind(
+        Made(cache="ArraysCache", args={"size": 2}),
+        (
+            *("set_item", "get_item", "mask", "set_state", "reload", "copy", "hold", "transfer"),
+            *("filter", "extend", "extract", "merge", "prepare", "finalize", "advance"),
         ),
-    )
-}
+        (
+            "no slots",
+            *(
+                state + prepared
+                for prepared in ("", ", prepared")
+                for state in ("empty", "first slot empty", "partly filled", "filled")
+            ),
+        ),
+        peers=("extend", "merge"),
+        fed=False,
+    ),
+    CacheKind(
+        Made(
+            cache="CacheList",
+            children=(
+                Made(cache="KVCache"),
+                Made(cache="RotatingKVCache", args={"max_size": 4}),
+            ),
+        ),
+        (
+            *("trim", "get_item", "reload", "copy", "hold", "transfer"),
+            *("filter", "extend", "extract", "merge", "prepare", "finalize"),
+        ),
+        ("no children", "empty", "partly filled", "filled"),
+        peers=("extend", "merge"),
+        fed=False,
+    ),
+    CacheKind(
+        Made(cache="TokenBuffer"),
+        ("append_tokens", "copy"),
+        ("empty", "spare", "full"),
+        fed=False,
+    ),
+    CacheKind(
+        Made(cache="PromptTrie"),
+        ("trie_add", "trie_get", "trie_pop", "trie_pop_prefixes", "trie_search", "copy"),
+        ("empty", "one model", "several models"),
+        internal=("_trie",),
+        fed=False,
+    ),
+    CacheKind(
+        Made(cache="LRUPromptCache", args={"max_size": 3}),
+        ("lru_insert", "lru_fetch", "lru_trim_to"),
+        ("empty", "one type", "several types"),
+        internal=("_trie", "_lru", "_n_bytes", "_n_bytes_by_type"),
+        fed=False,
+    ),
+)
 
-# The mask functions of the cache module, tested beside the classes under a name of their own.
+CACHES: dict[str, CacheKind] = {kind.name: kind for kind in _KINDS}
+
+# The functions of the cache module, tested beside the classes under a name of their own.
 FUNCTIONS = "functions"
+
+
+def make_cache(module: Any, made: Made) -> Any:
+    """Return a new cache of `module`; lets its error through."""
+    children = [make_cache(module, child) for child in made.children]
+    # As a caller would write them: paddings are lists.
+    args = {k: list(v) if isinstance(v, tuple) else v for k, v in made.args.items()}
+    return getattr(module, made.cache)(*children, **args)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from kvlockstep._floor import judge_coverage
 from kvlockstep._gate import run_job
 from kvlockstep._jobs import JobReport, jobs_of
 from kvlockstep._options import OPTIONS, OptionError, settings_from
@@ -39,6 +40,7 @@ def check_target(target: str, release: str | None = None, **options: Any) -> Job
         report.add(run_job(job, settings))
         if report.broken:
             raise TargetError("\n".join(report.broken))
+    report.problems += judge_coverage(report, settings.target)
     if report.exit_status:
         raise ConformanceError(f"\n{as_text(report, settings)}")
     return report

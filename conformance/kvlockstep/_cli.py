@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kvlockstep import _ledger_commands
 from kvlockstep._cannot_run import exit_2_where_it_cannot_run
 from kvlockstep._explain import tell_divergence, tell_trace
+from kvlockstep._floor import judge_coverage
 from kvlockstep._gate import run_job, use_device
 from kvlockstep._jobs import Job, JobReport, jobs_of, ledger_of, releases_of
 from kvlockstep._options import OPTIONS, Option, settings_from
@@ -88,6 +89,7 @@ def run(workers: int | None, **given: Any) -> None:
                     console.print(f"{report.jobs}/{len(jobs)} jobs, {report.steps:,} steps: {job}")
             if report.broken:
                 break
+    report.problems += judge_coverage(report, settings.target)
     show(report, settings, console)
     sys.exit(report.exit_status)
 

@@ -33,4 +33,13 @@ def same_scalar(expected: object, actual: object) -> bool:
     """
     if isinstance(expected, _SCALARS):
         return type(expected) is type(actual) and repr(expected) == repr(actual)
-    return type(expected).__qualname__ == type(actual).__qualname__
+    return type(expected).__name__ == type(actual).__name__
+
+
+def is_unset(field: str, expected: object) -> bool:
+    """Tell whether the reference never set a private field: there is nothing to compare.
+
+    What comes of it shows in the outcome of the operations that need it.
+    """
+    unset = isinstance(expected, Raised) and isinstance(expected.error, AttributeError)
+    return unset and field.startswith("_")

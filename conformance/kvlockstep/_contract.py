@@ -8,14 +8,23 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import kvreference
-from kvlockstep._caches import CACHES
+from kvlockstep._caches import CACHES, CacheKind, make_cache
 
 Level = Literal["state", "buffer"]
 
 # What a cache shows through its methods and properties, derived from the fields that it stores.
-DERIVED = ("size()", "empty()", "is_trimmable()", "nbytes", "meta_state", "state")
+DERIVED = (
+    *("size()", "empty()", "is_trimmable()", "nbytes", "batch_size", "tokens", "__len__()"),
+    *("stats_by_type()", "meta_state", "state"),
+)
 _BUFFERS = ("keys", "values")
-_MASKS = ("create_causal_mask", "create_attention_mask")
+# What is tested of the cache module beside its classes.
+TESTED_FUNCTIONS = (
+    *("create_causal_mask", "create_attention_mask"),
+    *("make_prompt_cache", "can_trim_prompt_cache", "trim_prompt_cache"),
+)
+_RESULTS = ("PromptTrieResult",)
+_SPECIAL = ("__getitem__", "__setitem__", "__len__")
 
 
 @dataclass(frozen=True)
@@ -23,11 +32,12 @@ class Surface:
     """What can be seen of one cache class: fields by level, and its public members' signatures.
 
     `scalars` are public attributes, `seen` what methods and properties show, `private` the cursor
-    fields that are compared, like the physical buffers, at level `buffer` only.
+    fields that are compared, like the physical `buffers`, at level `buffer` only.
     """
 
     scalars: tuple[str, ...]
     private: tuple[str, ...]
+    buffers: tuple[str, ...]
     seen: tuple[str, ...]
     members: tuple[str, ...]
 
@@ -35,7 +45,7 @@ class Surface:
         """Return the names of the fields that are compared at `level`, scalars first."""
         if level == "state":
             return self.scalars + self.seen
-        return self.scalars + self.private + _BUFFERS + self.seen
+        return self.scalars + self.private + self.buffers + self.seen
 
 
 @dataclass(frozen=True)
@@ -57,22 +67,26 @@ def contract_of(release: str) -> Contract:
     """Load `release` and read its surface; raises `kvreference.ReferenceError`."""
     reference = kvreference.load(release)
     surfaces = {
-        name: surface_of(getattr(reference.cache, name), dict(kind.sample))
+        name: surface_of(reference.cache, kind)
         for name, kind in CACHES.items()
         if hasattr(reference.cache, name)
     }
     return Contract(release, reference, surfaces)
 
 
-def surface_of(cls: type, sample: dict[str, int]) -> Surface:
+def surface_of(module: Any, kind: CacheKind) -> Surface:
     """Return the surface of a cache class."""
-    names = [name for name in vars(cls(**sample)) if name not in _BUFFERS]
-    members = tuple(sorted(name for name in dir(cls) if not name.startswith("_")))
+    sample = make_cache(module, kind.sample)
+    cls = type(sample)
+    names = [name for name in vars(sample) if name not in kind.internal]
+    fields = [name for name in names if name not in _BUFFERS]
+    members = [name for name in dir(cls) if not name.startswith("_") or name in _SPECIAL]
     return Surface(
-        scalars=tuple(name for name in names if not name.startswith("_")),
-        private=tuple(name for name in names if name.startswith("_")),
+        scalars=tuple(name for name in fields if not name.startswith("_")),
+        private=tuple(name for name in fields if name.startswith("_")),
+        buffers=tuple(name for name in names if name in _BUFFERS),
         seen=tuple(name for name in DERIVED if hasattr(cls, name.removesuffix("()"))),
-        members=members,
+        members=tuple(members),
     )
 
 
@@ -82,10 +96,10 @@ def signatures(module: Any) -> dict[str, str | None]:
     Annotations are left out: they cannot be observed by calling. None stands for a property.
     """
     found: dict[str, str | None] = {}
-    for name in _MASKS:
+    for name in TESTED_FUNCTIONS:
         if hasattr(module, name):
             found[name] = _parameters(getattr(module, name))
-    for name in CACHES:
+    for name in (*CACHES, *_RESULTS):
         cls = getattr(module, name, None)
         if cls is None:
             continue

@@ -44,6 +44,15 @@ class Cell(NamedTuple):
     state: str
 
 
+class Pair(NamedTuple):
+    """An operation on a cache in a state class, with a peer of the same class in another."""
+
+    cache: str
+    operation: str
+    state: str
+    peer: str
+
+
 @dataclass
 class Run:
     """What one trace showed: its divergences in order, and what it reached.
@@ -54,6 +63,7 @@ class Run:
     divergences: list[Divergence] = field(default_factory=list)
     steps: int = 0
     cells: Counter[Cell] = field(default_factory=Counter)
+    pairs: Counter[Pair] = field(default_factory=Counter)
     lacking: set[str] = field(default_factory=set)
     undefined: Counter[str] = field(default_factory=Counter)
     log: list[AnyStep | None] = field(default_factory=list)

@@ -11,23 +11,42 @@ itself a divergence, `half changed`, for the ledger to name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 
+import kvreference
 from kvlockstep._arrays import RecipeError
 from kvlockstep._caches import CACHES, FUNCTIONS
-from kvlockstep._compare import same_error
+from kvlockstep._compare import is_unset, same_error
 from kvlockstep._contract import DERIVED, Contract, Level
-from kvlockstep._divergence import Cell, Run
+from kvlockstep._divergence import Cell, Pair, Run
+from kvlockstep._facts import counts_of
 from kvlockstep._findings import Findings, Logged, Meaning, Place
-from kvlockstep._operations import OPERATIONS, Operation, Side, destination
-from kvlockstep._sizes import Sizes, resolve, sizes_of
+from kvlockstep._growth import growth_step
+from kvlockstep._memento import Memento, arrays_in, exchange
+from kvlockstep._operations import OPERATIONS, Operation, destination, operands, present
+from kvlockstep._prompt_steps import OnSequence, TrimPrompt
+from kvlockstep._side import Handle, Side, walk
+from kvlockstep._sizes import Sizes, resolve, sizes_of, slot_shapes_of
 from kvlockstep._snapshots import Camera, Raised, Snapshot, look, settle
+from kvlockstep._states import leaves_of, state_of
+from kvlockstep._steps import (
+    Construct,
+    Copy,
+    Extend,
+    Hold,
+    Made,
+    OnSlot,
+    Reload,
+    SetState,
+    Transfer,
+    Trim,
+    Update,
+)
 from kvlockstep._targets import Target
-from kvlockstep._trace import AnyStep, Construct, Hold, OnSlot, Trace, TraceError, Trim
+from kvlockstep._trace import AnyStep, Trace, TraceError
 from kvlockstep._undefined import zone_of
 
 
@@ -40,6 +59,8 @@ class Lockstep:
         self.level = level or target.level
         self.lacking: set[str] = set()
         self._fields: dict[tuple[type, type], tuple[str, ...]] = {}
+        known = (contract.release, target.contract)
+        self.releases = {release if release in kvreference.RELEASES else None for release in known}
 
     def fields_of(self, ours: Any, theirs: Any) -> tuple[str, ...]:
         """Return the fields to compare of a cache of the reference and the target's own.
@@ -62,7 +83,7 @@ class Lockstep:
 
         Raises `RecipeError` or `TraceError` for a trace that cannot be run on either side.
         """
-        with _growth_step(trace.step_size, self.contract.module, self.target.module):
+        with growth_step(trace.step_size, self.contract.module, self.target.module):
             return _Course(self, trace).run()
 
 
@@ -74,6 +95,7 @@ class _Course:
         self.contract = lockstep.contract
         self.target = lockstep.target
         self.fields_of = lockstep.fields_of
+        self.releases = lockstep.releases
         self.left = Side(lockstep.contract.module)
         self.right = Side(lockstep.target.module)
         self.in_place = trace.mode == "in-place"
@@ -83,6 +105,7 @@ class _Course:
         self.findings = Findings(lockstep.target.errors)
         self.logged: dict[int, Logged] = {}
         self.trimmed: set[str] = set()
+        self.tokens: set[Any] = set()
         # The reference as it was last seen: what a rollback puts back.
         self.before: dict[str, list[Any]] = {}
         self.contents: dict[int, Snapshot] = {}
@@ -100,39 +123,54 @@ class _Course:
     def _step(self, index: int, step: AnyStep) -> AnyStep | None:
         """Run one step on both sides; returns it as it was run, None if it had nothing to do."""
         left, right = self.left, self.right
-        operation = OPERATIONS[type(step)]
-        cache = left.slots.get(step.slot) if isinstance(step, OnSlot) else None
-        if cache is None and isinstance(step, OnSlot) and type(step) is not Construct:
+        found = present(step, self._is_there)
+        if found is None:
             return None
+        step = found
+        operation = OPERATIONS[type(step)]
+        taken = operands(step)
+        caches = [left.at(address) for address in taken]
+        cache = caches[0] if caches and isinstance(step, OnSlot) else None
         name = _cache_name(step, cache)
         if self._is_absent(operation, step, name, cache):
             return None
-        if (zone := zone_of(step, cache)) is not None:
+        sizes = sizes_of(cache) if cache is not None else {}
+        step = resolve(step, sizes)
+        if (zone := zone_of(step, cache, sizes, self.releases)) is not None:
             self.result.undefined[zone.reason] += 1
             return None
         if type(step) is not Hold:
             left.let_go()
             right.let_go()
-        sizes = sizes_of(cache) if cache is not None else {}
-        step = resolve(step, sizes)
-        trimmable = type(step) is Trim and _is_trimmable(cache)
-        self.logged[index] = Logged(step, name, operation.name, sizes, trimmable)
-        self._count(step, name, operation, cache, sizes)
-        saved = _fields_of(cache) if self.target.transactional and cache is not None else None
+        context = self._count(step, name, operation.name, taken, caches, sizes)
+        self.logged[index] = Logged(step, name, operation.name, sizes, context)
+        roots = {address.partition(".")[0] for address in taken}
+        saved = None
+        if self.target.transactional and caches:
+            saved = Memento(one for root in roots for _, one in walk(root, left.slots[root]))
 
         expected = _attempt(operation, left, step)
         actual = _attempt(operation, right, step)
 
         meaning: Meaning = "stored"
         if type(expected) is Raised or type(actual) is Raised:
-            meaning = self._judge(index, step, expected, actual, saved)
+            meaning = self._judge(index, step, expected, actual, saved, roots)
             self._drop_unpaired(step)
             expected = actual = None
         self._look(index, step, meaning, expected, actual)
         return step
 
+    def _is_there(self, address: str) -> bool:
+        return self.left.at(address) is not None and self.right.at(address) is not None
+
     def _judge(
-        self, index: int, step: AnyStep, expected: Any, actual: Any, saved: dict[str, Any] | None
+        self,
+        index: int,
+        step: AnyStep,
+        expected: Any,
+        actual: Any,
+        saved: Memento | None,
+        roots: set[str],
     ) -> Meaning:
         """Compare outcomes, one of them an error, and put back a reference that has to be.
 
@@ -148,44 +186,54 @@ class _Course:
             field = f"raises {actual.kind}"
         else:
             field = f"returns, not {expected.kind}"
-        if not both or not same_error(expected, actual, self.target.errors):
+        same = both and same_error(expected, actual, self.target.errors)
+        if not same:
             self.findings.add(Place(index, "outcome", slot), (field,), expected, actual)
         if saved is None:
             return "stored" if both else "aftermath"
-        cache = self.left.slots[slot]
-        if type(expected) is Raised:
-            self._compare_half_changed(index, slot, cache)
-        self._put_back(cache, saved)
-        return "stored" if type(actual) is Raised else "aftermath"
+        if same:
+            for root in sorted(roots):
+                self._compare_half_changed(index, root)
+        self._exchange(saved.put_back(self.contents))
+        if type(actual) is Raised:
+            return "stored"
+        # What the target has done is not undone: the two have parted, seen or not.
+        self.findings.ended = True
+        return "aftermath"
 
-    def _compare_half_changed(self, index: int, slot: str, cache: Any) -> None:
+    def _exchange(self, new: Mapping[int, mx.array]) -> None:
+        """Give all that shares arrays which could not be put back the new ones instead."""
+        if new:
+            every = (one for slot, root in self.left.slots.items() for _, one in walk(slot, root))
+            Memento(every).put_back({}, new)
+            held = self.left.held
+            held[:] = [Handle(one.what, exchange(one.value, new)) for one in held]
+
+    def _compare_half_changed(self, index: int, root: str) -> None:
         """Compare the reference after its error with what was seen of it before."""
-        if slot not in self.before:
-            return
         camera = Camera(self.trace.mode)
-        fields = self.fields_of(cache, self.right.slots[slot])
-        after = look(cache, fields, camera)
+        seen = []
+        for address, cache in walk(root, self.left.slots[root]):
+            other = self.right.at(address)
+            if address in self.before and other is not None:
+                fields = self.fields_of(cache, other)
+                seen.append((address, fields, look(cache, fields, camera)))
         if self.in_place:
             settle(camera.contents().values())
-        place = Place(index, "half changed", slot)
-        for field, was, now in zip(fields, self.before[slot], after, strict=True):
-            self.findings.compare(place, (field,), was, now)
-
-    def _put_back(self, cache: Any, saved: dict[str, Any]) -> None:
-        """Give the reference its fields back, and its arrays, the same objects, their content."""
-        vars(cache).clear()
-        vars(cache).update(saved)
-        for array in _arrays_in(saved.values()):
-            content = self.contents.get(id(array))
-            if content is not None and array.size:
-                array[...] = content.array()
+        for address, fields, after in seen:
+            place = Place(index, "half changed", address)
+            for field, was, now in zip(fields, self.before[address], after, strict=True):
+                self.findings.compare(place, (field,), was, now)
 
     def _drop_unpaired(self, step: AnyStep) -> None:
         """After an error, drop what only one side may have: a result, a new cache, a handle."""
         left, right = self.left, self.right
         left.let_go()
         right.let_go()
-        if isinstance(step, OnSlot) and (slot := destination(step)) is not None:
+        if (slot := destination(step)) is not None:
+            left.slots.pop(slot, None)
+            right.slots.pop(slot, None)
+        for slot in left.slots.keys() ^ right.slots.keys():
             left.slots.pop(slot, None)
             right.slots.pop(slot, None)
         held = min(len(left.held), len(right.held))
@@ -197,76 +245,139 @@ class _Course:
         """Look at all that is alive on both sides, and compare it."""
         left, right = Camera(self.trace.mode), Camera(self.trace.mode)
         compare = self.findings.compare
-        near = (getattr(step, "slot", ""), getattr(step, "to", ""))
+        own = (getattr(step, "slot", ""), destination(step))
+        peers = operands(step)
         self.before = {}
-        for slot, cache in self.left.slots.items():
-            other_cache = self.right.slots[slot]
-            fields = self.fields_of(cache, other_cache)
-            ours = self.before[slot] = look(cache, fields, left)
-            theirs = look(other_cache, fields, right)
-            if self.unseen:
-                for array in _arrays_in(vars(cache).values()):
-                    left.take(array)
-            prefix = "" if slot in near else "other cache: "
-            self._compare_fields(Place(index, meaning, slot), prefix, fields, ours, theirs)
+        for slot, root in self.left.slots.items():
+            # Children first: what differs in a child shows in its list's state too.
+            for address, cache in reversed([*walk(slot, root)]):
+                other_cache = self.right.at(address)
+                if other_cache is None and cache is not root:
+                    # Its list has fewer children, or none that can be seen.
+                    continue
+                place = Place(index, meaning, address)
+                if other_cache is None or not self._is_same_class(cache, other_cache):
+                    names = type(cache).__name__, type(other_cache).__name__
+                    self.findings.add(place, ("class",), *names)
+                    continue
+                fields = self.fields_of(cache, other_cache)
+                ours = self.before[address] = look(cache, fields, left)
+                theirs = look(other_cache, fields, right)
+                if self.unseen:
+                    for array in arrays_in(vars(cache).values()):
+                        left.take(array)
+                prefix = "" if address in own else _relation(address, own, peers)
+                self._compare_fields(place, prefix, fields, ours, theirs)
         for number, (one, other) in enumerate(zip(self.left.held, self.right.held, strict=True)):
-            place = Place(index, "seen", f"held {number}")
+            seen: Meaning = "aftermath" if meaning == "aftermath" else "seen"
+            place = Place(index, seen, f"held {number}")
             what = f"held {one.what}"
             if one.what != "copy":
                 compare(place, (what,), left.take(one.value), right.take(other.value))
                 continue
-            fields = self.fields_of(one.value, other.value)
-            ours = look(one.value, fields, left)
-            theirs = look(other.value, fields, right)
-            self._compare_fields(place, f"{what}: ", fields, ours, theirs)
+            twins = zip(walk("", one.value), walk("", other.value), strict=False)
+            for (address, mine), (_, twin) in reversed([*twins]):
+                fields = self.fields_of(mine, twin)
+                ours = look(mine, fields, left)
+                theirs = look(twin, fields, right)
+                self._compare_fields(place, f"{what}{address}: ", fields, ours, theirs)
         if expected is not None or actual is not None:
-            place = Place(index, "result", "")
+            # What is kept out of sight shows in results only.
+            hidden = any(CACHES[type(self.left.at(a)).__name__].internal for a in peers[:1])
+            place = Place(index, "stored" if hidden else "result", "")
             compare(place, ("result",), left.take(expected), right.take(actual))
         self.contents = left.contents()
         if self.in_place:
-            settle([*self.contents.values(), *right.contents().values()])
+            settled = [settle(side.values()) for side in (self.contents, right.contents())]
             self.findings.settle()
+            self.findings.ended |= not all(settled)
         left.forget()
         right.forget()
+
+    def _is_same_class(self, ours: Any, theirs: Any) -> bool:
+        """Tell whether the target's cache is what its module has under the reference's name."""
+        cls = getattr(self.target.module, type(ours).__name__, None)
+        return not isinstance(cls, type) or isinstance(theirs, cls)
 
     def _compare_fields(
         self, place: Place, prefix: str, fields: tuple[str, ...], ours: list[Any], theirs: list[Any]
     ) -> None:
+        """Compare fields; what is derived, or not even there, does not part the two sides."""
         derived = Place(place.at, "seen", place.slot) if place.meaning == "stored" else place
         for field, one, other in zip(fields, ours, theirs, strict=True):
-            if one is not other:
-                where = derived if field in DERIVED else place
+            if one is not other and not is_unset(field, one):
+                where = derived if field in DERIVED or type(one) is Raised else place
                 self.findings.compare(where, (prefix + field,), one, other)
 
     def _count(
-        self, step: AnyStep, name: str, operation: Operation, cache: Any, sizes: Sizes
-    ) -> None:
-        slot = step.slot if isinstance(step, OnSlot) else ""
-        state = "none"
-        if cache is not None and type(step) is not Construct:
-            state = CACHES[name].state_of(cache, sizes, slot in self.trimmed)
+        self,
+        step: AnyStep,
+        name: str,
+        operation: str,
+        taken: Sequence[str],
+        caches: Sequence[Any],
+        sizes: Sizes,
+    ) -> dict[str, Any]:
+        """Count the step, and return what the ledger may want to know of its caches."""
+        every = [sizes, *map(sizes_of, caches[1:])] if sizes else [*map(sizes_of, caches)]
+        found = zip(taken, caches, every, strict=True)
+        states = [state_of(cache, own, address in self.trimmed) for address, cache, own in found]
+        state = states[0] if states and isinstance(step, OnSlot) else "none"
         self.result.steps += 1
-        self.result.cells[Cell(name, operation.name, state)] += 1
-        if type(step) is Trim:
-            self.trimmed.add(slot)
-        elif operation.name in ("update", "construct", "set_state"):
-            self.trimmed.discard(slot)
+        self.result.cells[Cell(name, operation, state)] += 1
+        if len(states) > 1 and operation in CACHES[name].peers if name in CACHES else False:
+            for cache, other in zip(caches[1:], states[1:], strict=True):
+                if type(cache) is type(caches[0]):
+                    self.result.pairs[Pair(name, operation, state, other)] += 1
+        pairs = zip(taken, caches, strict=True)
+        leaves = [leaves_of(address, cache, self.trimmed) for address, cache in pairs]
+        self._note_trims(step, taken)
+        peer = every[1] if len(every) > 1 else {}
+        context: dict[str, Any] = {f"peer_{size}": number for size, number in peer.items()}
+        context["sizes"] = every
+        context |= counts_of(caches, self.contents)
+        context["classes"] = [type(cache).__name__ for cache in caches]
+        context["states"] = states
+        context["slot_shapes"] = [slot_shapes_of(cache) for cache in caches]
+        context["leaves"] = [[name for name, _ in inside] for inside in leaves]
+        context["leaf_batches"] = [[batch for _, batch in inside] for inside in leaves]
+        if isinstance(step, OnSequence):
+            self.tokens |= {*step.tokens}
+            context["tokens_so_far"] = set(self.tokens)
+        context["trimmable"] = type(step) is Trim and _is_trimmable(caches[0])
+        return context
+
+    def _note_trims(self, step: AnyStep, taken: Sequence[str]) -> None:
+        """Remember which caches were trimmed by their last change."""
+        if isinstance(step, (Trim, TrimPrompt)):
+            for address in taken:
+                self.trimmed |= {below for below, _ in walk(address, self.left.at(address))}
+        elif isinstance(step, (Update, SetState, Transfer, Extend)):
+            self.trimmed.discard(step.slot)
+        if (slot := destination(step)) is not None:
+            same = isinstance(step, (Copy, Reload)) and taken[0] in self.trimmed
+            self.trimmed = {one for one in self.trimmed if one.partition(".")[0] != slot}
+            if same:
+                self.trimmed.add(slot)
+
+    def _lacks_class(self, name: str) -> bool:
+        if name not in CACHES:
+            raise TraceError(f"cache {name!r}: expected one of {', '.join(CACHES)}")
+        if not hasattr(self.right.module, name):
+            self.result.lacking.add(name)
+        return not (hasattr(self.left.module, name) and hasattr(self.right.module, name))
 
     def _is_absent(self, operation: Operation, step: AnyStep, name: str, cache: Any) -> bool:
         """Tell whether one side has no such class or operation; note what the target lacks."""
-        if type(step) is Construct:
-            if name not in CACHES:
-                raise TraceError(f"cache {name!r}: expected one of {', '.join(CACHES)}")
-            if not hasattr(self.right.module, name):
-                self.result.lacking.add(name)
-            return not (hasattr(self.left.module, name) and hasattr(self.right.module, name))
+        if isinstance(step, Construct):
+            return any(self._lacks_class(made) for made in _classes_in(step))
         member = operation.member
         if member is None:
             return False
         ours: Any = self.left.module
         theirs: Any = self.right.module
         if isinstance(step, OnSlot):
-            ours, theirs = type(cache), type(self.right.slots[step.slot])
+            ours, theirs = type(cache), type(self.right.at(step.slot))
         if not hasattr(ours, member):
             return True
         if not hasattr(theirs, member):
@@ -275,10 +386,26 @@ class _Course:
         return False
 
 
+def _classes_in(made: Construct | Made) -> Iterator[str]:
+    yield made.cache
+    for child in made.children:
+        yield from _classes_in(child)
+
+
 def _cache_name(step: AnyStep, cache: Any) -> str:
     if isinstance(step, Construct):
         return step.cache
     return FUNCTIONS if cache is None else type(cache).__name__
+
+
+def _relation(address: str, own: Sequence[str | None], peers: Sequence[str]) -> str:
+    """Say what a cache is to the one that the step was on."""
+    if any(slot and address.startswith(f"{slot}.") for slot in own):
+        return "child: "
+    if any(slot and slot.startswith(f"{address}.") for slot in own):
+        return "list: "
+    near = any(address == peer or address.startswith(f"{peer}.") for peer in peers)
+    return "peer: " if near else "other cache: "
 
 
 def _attempt(operation: Operation, side: Side, step: AnyStep) -> Any:
@@ -295,43 +422,3 @@ def _is_trimmable(cache: Any) -> bool:
         return bool(cache.is_trimmable())
     except Exception:
         return False
-
-
-def _fields_of(cache: Any) -> dict[str, Any]:
-    """Return the cache's fields; lists are copied, for they can change too."""
-    return {
-        name: list(value) if type(value) is list else value for name, value in vars(cache).items()
-    }
-
-
-def _arrays_in(values: Any) -> Iterator[mx.array]:
-    for value in values:
-        if isinstance(value, mx.array):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _arrays_in(value)
-
-
-@contextmanager
-def _growth_step(size: int, left: Any, right: Any) -> Iterator[None]:
-    """Give all cache classes another growth step, where both sides have one that can be set."""
-    pairs = [
-        (getattr(left, name), getattr(right, name))
-        for name in CACHES
-        if hasattr(left, name) and hasattr(right, name)
-    ]
-    if size == 256 or any(hasattr(one, "step") != hasattr(other, "step") for one, other in pairs):
-        yield
-        return
-    growing = [cls for pair in pairs for cls in pair if hasattr(cls, "step")]
-    own = [(cls, vars(cls).get("step")) for cls in growing]
-    for cls in growing:
-        cls.step = size
-    try:
-        yield
-    finally:
-        for cls, step in own:
-            if step is not None:
-                cls.step = step
-            elif "step" in vars(cls):
-                del cls.step

@@ -10,28 +10,36 @@ import numpy as np
 
 from kvlockstep._divergence import Divergence, Run
 from kvlockstep._labels import Labels
+from kvlockstep._prompt_steps import LruFetch, MakePrompt
+from kvlockstep._recipes import AnyRecipe, Bits
 from kvlockstep._snapshots import Raised, Sequenced, Snapshot
-from kvlockstep._trace import (
-    AnyRecipe,
-    AnyStep,
+from kvlockstep._steps import (
     AttentionMask,
-    Bits,
     CausalMask,
     Construct,
     Copy,
     Depends,
+    Extend,
+    Extract,
     Fetch,
     FrontTrim,
+    GetItem,
     Hold,
+    Made,
     Mask,
+    Merge,
+    OnSlot,
     Quantize,
     Reload,
+    SetItem,
     SetMetaState,
     SetState,
-    Trace,
+    Step,
+    Transfer,
     Trim,
     Update,
 )
+from kvlockstep._trace import AnyStep, Trace
 
 _BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -39,8 +47,8 @@ _BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 def tell_step(step: AnyStep) -> str:
     """Return one step in plain words."""
     match step:
-        case Construct(slot=slot, cache=cache, args=args):
-            return f"{slot} = {cache}({_arguments(args)})"
+        case Construct(slot=slot, cache=cache, args=args, children=children):
+            return f"{slot} = {tell_made(Made(cache=cache, args=args, children=children))}"
         case Update(slot=slot, keys=keys, values=values):
             rows = keys.shape[2] if len(keys.shape) > 2 else "?"
             what = f"{slot}: update with {rows} token{'' if rows == 1 else 's'}"
@@ -55,10 +63,13 @@ def tell_step(step: AnyStep) -> str:
             return f"{slot}: maybe_trim_front"
         case Fetch(slot=slot):
             return f"{slot}: keys_and_values"
+        case Mask(slot=slot, n=n, bare=True):
+            return f"{slot}: make_mask({n})"
         case Mask(slot=slot, n=n, window=window, return_array=array):
             return f"{slot}: make_mask({n}, window_size={window}, return_array={array})"
-        case SetState(slot=slot, state=state):
-            return f"{slot}: state = ({', '.join(_tell_item(item) for item in state)})"
+        case SetState(slot=slot, state=state, as_list=as_list):
+            told = ", ".join(_tell_item(item) for item in state)
+            return f"{slot}: state = {f'[{told}]' if as_list else f'({told})'}"
         case SetMetaState(slot=slot, values=values):
             return f"{slot}: meta_state = {values}"
         case Depends(slot=slot):
@@ -78,6 +89,39 @@ def tell_step(step: AnyStep) -> str:
             return f"create_causal_mask({n}, {offset}{', ' if given else ''}{_arguments(given)})"
         case AttentionMask(n=n, offset=offset, return_array=array, window=window):
             return f"create_attention_mask({n}, {offset}, {array}, {window})"
+        case Transfer(slot=slot, source=source):
+            return f"{slot}: state = {source}'s state"
+        case Extend(slot=slot, peer=peer):
+            return f"{slot}: extend with {peer}"
+        case Extract(slot=slot, index=index, to=to):
+            return f"{to} = {slot}.extract({index})"
+        case Merge(slot=slot, peers=peers, to=to):
+            return f"{to} = merge([{', '.join((slot, *peers))}])"
+        case SetItem(slot=slot, index=index, value=value):
+            return f"{slot}[{index}] = {'None' if value is None else tell_recipe(value)}"
+        case GetItem(slot=slot, index=index):
+            return f"{slot}[{index}]"
+        case MakePrompt(to=to) | LruFetch(to=to):
+            return f"{to}0, {to}1, ... = {_tell_call(step)}"
+        case _:
+            return _tell_call(step)
+
+
+def tell_made(made: Made) -> str:
+    """Return the construction of a cache in plain words."""
+    children = ", ".join(map(tell_made, made.children))
+    return f"{made.cache}({', '.join(filter(None, (children, _arguments(made.args))))})"
+
+
+def _tell_call(step: Step) -> str:
+    """Return a step as its operation with the arguments that are not at their defaults."""
+    plain = step.__struct_config__.tag
+    config = step.__struct_fields__
+    defaults = dict(zip(reversed(config), reversed(step.__struct_defaults__), strict=False))
+    given = {name: getattr(step, name) for name in config if name not in ("slot", "to")}
+    told = {k: v for k, v in given.items() if k not in defaults or v != defaults[k]}
+    head = f"{step.slot}: " if isinstance(step, OnSlot) else ""
+    return f"{head}{plain}({_arguments(told)})"
 
 
 def tell_recipe(recipe: AnyRecipe) -> str:
@@ -132,6 +176,8 @@ def _sides(
 
 def _tell_value(value: Any, labels: Labels) -> str:
     match value:
+        case Snapshot() if value.failed:
+            return f"{_tell_kind(value)} that cannot be evaluated: {value.failed}"
         case Snapshot():
             rows = labels.of(value)
             return _tell_kind(value) + ("" if rows is None else f", rows: {_shorten(rows)}")

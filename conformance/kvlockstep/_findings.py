@@ -49,7 +49,7 @@ class Logged(NamedTuple):
     cache: str
     operation: str
     sizes: Sizes
-    trimmable: bool
+    context: dict[str, Any]
 
 
 class Findings:
@@ -64,8 +64,9 @@ class Findings:
         self.ended = False
 
     def add(self, place: Place, path: Path, expected: Any, actual: Any) -> None:
-        """Take note of a difference."""
-        field = path[0] + "".join(f"[{index}]" for index in path[1:])
+        """Take note of a difference; of a result it is told in which item, not where in that."""
+        indices = path[1:2] if path[0] == "result" else path[1:]
+        field = path[0] + "".join(f"[{index}]" for index in indices)
         self._found.append(Finding(place, field, expected, actual))
         self.ended = self.ended or place.meaning in _ENDING
 
@@ -99,9 +100,10 @@ class Findings:
 
     def settle(self) -> None:
         """Take the bytes of all arrays that wait for it, and compare them."""
-        settle(side for pair in self._pairs for side in pair[2:])
+        settle(expected for _, _, expected, _ in self._pairs)
+        settle(actual for *_, actual in self._pairs)
         for place, path, expected, actual in self._pairs:
-            if expected.data != actual.data:
+            if (expected.data, expected.failed) != (actual.data, actual.failed):
                 self.add(place, path, expected, actual)
         self._pairs.clear()
         self._paired.clear()
@@ -128,10 +130,10 @@ class Findings:
                 continue
             told.add((place.at, group))
             settle((*snapshots_in(expected), *snapshots_in(actual)))
-            step, cache, operation, sizes, trimmable = log[place.at]
+            step, cache, operation, sizes, context = log[place.at]
             name = place.meaning if place.meaning == "half changed" else field
             signature = Signature(contract, cache, operation, name)
-            facts = facts_of(step, sizes, trimmable)
+            facts = facts_of(step, sizes, context)
             yield Divergence(signature, place.at, field, expected, actual, facts)
 
 

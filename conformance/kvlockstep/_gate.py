@@ -11,7 +11,7 @@ import mlx.core as mx
 import kvreference
 from kvlockstep._arrays import RecipeError
 from kvlockstep._contract import contract_of
-from kvlockstep._coverage import lines_reached
+from kvlockstep._coverage import arcs_reached
 from kvlockstep._generate import generate
 from kvlockstep._jobs import Job, JobReport, ledger_of
 from kvlockstep._ledger import LedgerError, judge_witness
@@ -95,10 +95,11 @@ def _run_lockstep(job: Job, settings: Settings, report: JobReport) -> None:
     # A tracer halves the speed: lines are measured over the first part of the search.
     measured = max(1, int(settings.steps_each * _MEASURED))
     seed = 4 * settings.seed + (2 if job.mode == "in-place" else 0)
-    with lines_reached(contract, report.lines.setdefault(job.release, set())):
+    with arcs_reached(contract, report.arcs.setdefault(job.release, set())):
         search(settings.engine, seed, visit_until(measured))
     if report.steps < settings.steps_each and idle < _MOST_IDLE:
         search(settings.engine, seed + 1, visit_until(settings.steps_each))
+    report.searched[job.release, job.name] += report.steps
     tally.explain()
 
 

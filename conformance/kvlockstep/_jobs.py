@@ -11,11 +11,13 @@ from typing import Literal, get_args
 
 import kvreference
 from kvlockstep._caches import CACHES, FUNCTIONS
-from kvlockstep._divergence import Cell, Signature
+from kvlockstep._coverage import Arc
+from kvlockstep._divergence import Cell, Pair, Signature
 from kvlockstep._ledger import Ledger, LedgerError
 from kvlockstep._settings import DEFAULT_TARGET, Settings
+from kvlockstep._steps import Construct
 from kvlockstep._targets import TargetError, contracts_of
-from kvlockstep._trace import Construct, Mode, TraceError, read
+from kvlockstep._trace import Mode, TraceError, read
 
 Kind = Literal["surface", "smoke", "corpus", "ledger", "lockstep"]
 
@@ -53,6 +55,8 @@ class Found:
 class JobReport:
     """What one job found. Reports add up.
 
+    `searched` are the steps of generated traces by release and cache, `arcs` the steps from line to
+    line that ran of a release.
     `problems` are what fails the gate besides undeclared divergences; `broken`, what keeps it from
     running at all.
     """
@@ -62,7 +66,9 @@ class JobReport:
     seconds: float = 0.0
     cells: dict[str, Counter[Cell]] = field(default_factory=dict)
     times: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
-    lines: dict[str, set[int]] = field(default_factory=dict)
+    pairs: dict[str, Counter[Pair]] = field(default_factory=dict)
+    searched: Counter[tuple[str, str]] = field(default_factory=Counter)
+    arcs: dict[str, set[Arc]] = field(default_factory=dict)
     declared: Counter[tuple[Signature, str]] = field(default_factory=Counter)
     undeclared: Counter[Signature] = field(default_factory=Counter)
     found: list[Found] = field(default_factory=list)
@@ -80,8 +86,11 @@ class JobReport:
             self.cells.setdefault(release, Counter()).update(cells)
         for release, times in other.times.items():
             self.times.setdefault(release, Counter()).update(times)
-        for release, lines in other.lines.items():
-            self.lines.setdefault(release, set()).update(lines)
+        for release, pairs in other.pairs.items():
+            self.pairs.setdefault(release, Counter()).update(pairs)
+        self.searched.update(other.searched)
+        for release, arcs in other.arcs.items():
+            self.arcs.setdefault(release, set()).update(arcs)
         self.declared.update(other.declared)
         self.undeclared.update(other.undeclared)
         known = {found.signature for found in self.found}

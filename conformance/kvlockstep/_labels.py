@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 
 import mlx.core as mx
 
-from kvlockstep._operations import build
+from kvlockstep._recipes import AnyRecipe
+from kvlockstep._side import build
 from kvlockstep._snapshots import Snapshot
-from kvlockstep._trace import AnyRecipe, AnyStep, SetState, Update
+from kvlockstep._steps import SetItem, SetState, Update
+from kvlockstep._trace import AnyStep
 
 _CASTS = (mx.float32, mx.float16, mx.bfloat16)
 
@@ -67,6 +69,8 @@ def _fed(log: Iterable[AnyStep | None]) -> Iterator[list[AnyRecipe]]:
             yield [step.keys] if step.values is None else [step.keys, step.values]
         elif isinstance(step, SetState):
             yield [item for item in step.state if isinstance(item, AnyRecipe)]
+        elif isinstance(step, SetItem) and step.value is not None:
+            yield [step.value]
 
 
 def _bytes(array: mx.array) -> bytes:

@@ -20,7 +20,7 @@ from kvlockstep._divergence import Divergence, Run, Signature
 from kvlockstep._trace import Trace, TraceError, read, write
 
 # What `when` may call besides the facts of a step.
-_BUILTINS = {"all": all, "any": any, "len": len, "max": max, "min": min}
+_BUILTINS = {"all": all, "any": any, "len": len, "max": max, "min": min, "zip": zip}
 
 Text = Annotated[str, Meta(min_length=1)]
 
@@ -56,16 +56,24 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=
         except SyntaxError as error:
             raise LedgerError(f"ledger entry {self.id!r}: when: {error}") from error
 
+    def names(self, signature: Signature) -> bool:
+        """Tell whether a divergence of that signature is one of this entry's, `when` aside.
+
+        A field "raises X, not *" stands for whatever error the reference raised.
+        """
+        contract, cache, operation, field = signature
+        if (cache, operation) != (self.cache, self.operation) or contract not in self.releases:
+            return False
+        head, any_error, _ = self.field.partition(", not *")
+        return field == self.field or (bool(any_error) and field.startswith(f"{head}, not "))
+
     def covers(self, divergence: Divergence) -> bool:
         """Tell whether this entry declares `divergence`; raises `LedgerError`."""
-        contract, cache, operation, field = divergence.signature
-        if (cache, operation, field) != (self.cache, self.operation, self.field):
-            return False
-        if contract not in self.releases:
+        if not self.names(divergence.signature):
             return False
         facts = divergence.facts
         try:
-            return bool(eval(self.condition, {"__builtins__": _BUILTINS}, facts))
+            return bool(eval(self.condition, {**facts, "__builtins__": _BUILTINS}))
         except Exception as error:
             raise LedgerError(
                 f"ledger entry {self.id!r}: when = {self.when!r} cannot be judged: {error!r}; "
@@ -90,8 +98,7 @@ class Ledger:
         self.target = target
         self._known: dict[tuple[str, str, str], list[Entry]] = {}
         for entry in entries:
-            place = entry.cache, entry.operation, entry.field
-            self._known.setdefault(place, []).append(entry)
+            self._known.setdefault(_place(entry), []).append(entry)
 
     @classmethod
     def read(cls, path: Path) -> Ledger:
@@ -109,7 +116,7 @@ class Ledger:
 
     def declares(self, divergence: Divergence) -> str | None:
         """Return the id of the entry that declares `divergence`, or None."""
-        known = self._known.get(divergence.signature[1:], ())
+        known = self._known.get(_place(divergence.signature), ())
         return next((entry.id for entry in known if entry.covers(divergence)), None)
 
     def witness(self, entry: Entry) -> Trace:
@@ -121,15 +128,21 @@ class Ledger:
             raise LedgerError(f"ledger entry {entry.id!r}: witness: {error}") from error
 
 
+def _place(one: Entry | Signature) -> tuple[str, str, str]:
+    """What entries are looked up by: an error of the reference does not count."""
+    return one.cache, one.operation, one.field.partition(", not ")[0]
+
+
 def judge_witness(entry: Entry, release: str, run: Run) -> str | None:
     """Return what is wrong with a witness that ran against `release`, or None."""
     meant = Signature(release, entry.cache, entry.operation, entry.field)
     shown = run.signatures()
     stale = f"ledger entry {entry.id!r} is stale for {release}: expected its witness to show"
-    if meant not in shown:
+    named = {signature for signature in shown if entry.names(signature)}
+    if not named:
         came = ", ".join(sorted(map(str, shown))) or "no divergence"
         return f"{stale} {meant}, got {came}"
-    if others := shown - {meant}:
+    if others := shown - named:
         return f"{stale} {meant} only, got also {', '.join(sorted(map(str, others)))}"
     if not all(entry.covers(divergence) for divergence in run.divergences):
         return f"{stale} {meant} when {entry.when}, got it when that does not hold"

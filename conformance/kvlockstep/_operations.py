@@ -1,174 +1,59 @@
-"""How each step runs on one side of the lockstep. The next operation goes here.
-
-An operation is a function of a side and a step whose sizes are all numbers. It returns what the
-cache returned, or lets the cache's error through.
-"""
+"""What each step does, under which name. The next operation goes here."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from types import ModuleType
+from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
+from msgspec.structs import replace
 
-from kvlockstep._arrays import carrier, make
-from kvlockstep._trace import (
-    AnyRecipe,
+from kvlockstep import _perform, _perform_many, _perform_prompts
+from kvlockstep._prompt_steps import (
+    AppendTokens,
+    CanTrimPrompt,
+    LruFetch,
+    LruInsert,
+    LruTrim,
+    MakePrompt,
+    TrieAdd,
+    TrieGet,
+    TriePop,
+    TriePopPrefixes,
+    TrieSearch,
+    TrimPrompt,
+)
+from kvlockstep._side import Side
+from kvlockstep._steps import (
+    Advance,
     AttentionMask,
     CausalMask,
     Construct,
     Copy,
     Depends,
+    Extend,
+    Extract,
     Fetch,
+    Filter,
+    Finalize,
     FrontTrim,
+    GetItem,
     Hold,
     Mask,
+    Merge,
     OnSlot,
+    Prepare,
     Quantize,
     Reload,
+    SetItem,
     SetMetaState,
     SetState,
-    StateItem,
     Step,
+    Transfer,
     Trim,
     Update,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """Something that a caller keeps across later steps."""
-
-    what: str
-    value: Any
-
-
-@dataclass(slots=True)
-class Side:
-    """One side of the lockstep: a module of cache classes and the caches made from it.
-
-    `passed` and `returned` are what the previous step handed over and got back, for a `hold` that
-    follows; they are dropped after one step, for a handle that is kept makes MLX copy instead of
-    writing in place.
-    """
-
-    module: ModuleType
-    slots: dict[str, Any] = field(default_factory=dict)
-    held: list[Handle] = field(default_factory=list)
-    passed: Any = None
-    returned: Any = None
-
-    def let_go(self) -> None:
-        """Drop what the previous step handed over and got back."""
-        self.passed = self.returned = None
-
-
-def build(recipe: AnyRecipe) -> mx.array:
-    """Return a fresh array."""
-    return make(carrier(recipe), recipe.dtype)
-
-
-def _build_item(item: StateItem) -> Any:
-    if isinstance(item, tuple):
-        return tuple(build(recipe) for recipe in item)
-    if item is None or isinstance(item, (bool, int)):
-        return item
-    return build(item)
-
-
-def _construct(side: Side, step: Construct) -> None:
-    side.slots[step.slot] = getattr(side.module, step.cache)(**step.args)
-
-
-def _update(side: Side, step: Update) -> Any:
-    keys = build(step.keys)
-    values = keys if step.values is None else build(step.values)
-    side.passed = keys, values
-    side.returned = side.slots[step.slot].update_and_fetch(keys, values)
-    return side.returned
-
-
-def _fetch(side: Side, step: Fetch) -> Any:
-    side.returned = side.slots[step.slot].keys_and_values()
-    return side.returned
-
-
-def _trim(side: Side, step: Trim) -> Any:
-    return side.slots[step.slot].trim(step.n)
-
-
-def _front_trim(side: Side, step: FrontTrim) -> Any:
-    return side.slots[step.slot].maybe_trim_front()
-
-
-def _mask(side: Side, step: Mask) -> Any:
-    make_mask = side.slots[step.slot].make_mask
-    return make_mask(step.n, window_size=step.window, return_array=step.return_array)
-
-
-def _set_state(side: Side, step: SetState) -> None:
-    side.slots[step.slot].state = tuple(_build_item(item) for item in step.state)
-
-
-def _set_meta_state(side: Side, step: SetMetaState) -> None:
-    side.slots[step.slot].meta_state = step.values
-
-
-def _depends(side: Side, step: Depends) -> None:
-    cache = side.slots[step.slot]
-    cache.keys = mx.depends(cache.keys, mx.array(0))
-
-
-def _hold(side: Side, step: Hold) -> None:
-    cache = side.slots[step.slot]
-    match step.what:
-        case "state":
-            held = cache.state
-        case "result":
-            held = side.returned
-        case "inputs":
-            held = side.passed
-        case "copy":
-            held = copy.deepcopy(cache)
-    side.held.append(Handle(step.what, held))
-
-
-def _reload(side: Side, step: Reload) -> None:
-    cache = side.slots[step.slot]
-    meta = (cache.meta_state,) if hasattr(type(cache), "meta_state") else ()
-    side.slots[step.to] = type(cache).from_state(cache.state, *meta)
-
-
-def _copy(side: Side, step: Copy) -> None:
-    side.slots[step.to] = copy.deepcopy(side.slots[step.slot])
-
-
-def _quantize(side: Side, step: Quantize) -> None:
-    cache = side.slots[step.slot]
-    side.slots[step.to] = cache.to_quantized(group_size=step.group_size, bits=step.bits)
-
-
-def _padding(padding: tuple[int, ...] | None) -> mx.array | None:
-    return None if padding is None else mx.array(padding, mx.int32)
-
-
-def _causal_mask(side: Side, step: CausalMask) -> Any:
-    return side.module.create_causal_mask(
-        step.n,
-        offset=step.offset,
-        window_size=step.window,
-        right_padding=_padding(step.right_padding),
-        left_padding=_padding(step.left_padding),
-    )
-
-
-def _attention_mask(side: Side, step: AttentionMask) -> Any:
-    return side.module.create_attention_mask(
-        step.n, offset=step.offset, return_array=step.return_array, window_size=step.window
-    )
+from kvlockstep._trace import AnyStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,31 +65,98 @@ class Operation:
     member: str | None = None
 
 
+_ALL: tuple[tuple[type[Step], Callable[[Side, Any], Any], str | None], ...] = (
+    (Construct, _perform.construct, None),
+    (Update, _perform.update, "update_and_fetch"),
+    (Fetch, _perform.fetch, "keys_and_values"),
+    (Trim, _perform.trim, "trim"),
+    (FrontTrim, _perform.front_trim, "maybe_trim_front"),
+    (Mask, _perform.mask, "make_mask"),
+    (SetState, _perform.set_state, "state"),
+    (SetMetaState, _perform.set_meta_state, "meta_state"),
+    (Transfer, _perform_many.transfer, "state"),
+    (Depends, _perform.depends, None),
+    (Hold, _perform.hold, None),
+    (Reload, _perform.reload, "from_state"),
+    (Copy, _perform.copy, None),
+    (Quantize, _perform.quantize, "to_quantized"),
+    (Filter, _perform_many.filter_rows, "filter"),
+    (Extend, _perform_many.extend, "extend"),
+    (Extract, _perform_many.extract, "extract"),
+    (Merge, _perform_many.merge, "merge"),
+    (Prepare, _perform_many.prepare, "prepare"),
+    (Finalize, _perform_many.finalize, "finalize"),
+    (Advance, _perform_many.advance, "advance"),
+    (GetItem, _perform_many.get_item, "__getitem__"),
+    (SetItem, _perform_many.set_item, "__setitem__"),
+    (CausalMask, _perform.causal_mask, "create_causal_mask"),
+    (AttentionMask, _perform.attention_mask, "create_attention_mask"),
+    (MakePrompt, _perform_prompts.make_prompt, "make_prompt_cache"),
+    (CanTrimPrompt, _perform_prompts.can_trim_prompt, "can_trim_prompt_cache"),
+    (TrimPrompt, _perform_prompts.trim_prompt, "trim_prompt_cache"),
+    (AppendTokens, _perform_prompts.append_tokens, "update_and_fetch"),
+    (TrieAdd, _perform_prompts.trie_add, "add"),
+    (TrieGet, _perform_prompts.trie_get, "get"),
+    (TriePop, _perform_prompts.trie_pop, "pop"),
+    (TriePopPrefixes, _perform_prompts.trie_pop_prefixes, "pop_prefixes"),
+    (TrieSearch, _perform_prompts.trie_search, "search"),
+    (LruInsert, _perform_prompts.lru_insert, "insert_cache"),
+    (LruFetch, _perform_prompts.lru_fetch, "fetch_nearest_cache"),
+    (LruTrim, _perform_prompts.lru_trim, "trim_to"),
+)
+# An operation goes by the tag of its step.
 OPERATIONS: dict[type[Step], Operation] = {
-    Construct: Operation("construct", _construct),
-    Update: Operation("update", _update, "update_and_fetch"),
-    Fetch: Operation("fetch", _fetch, "keys_and_values"),
-    Trim: Operation("trim", _trim, "trim"),
-    FrontTrim: Operation("front_trim", _front_trim, "maybe_trim_front"),
-    Mask: Operation("mask", _mask, "make_mask"),
-    SetState: Operation("set_state", _set_state, "state"),
-    SetMetaState: Operation("set_meta_state", _set_meta_state, "meta_state"),
-    Depends: Operation("depends", _depends),
-    Hold: Operation("hold", _hold),
-    Reload: Operation("reload", _reload, "from_state"),
-    Copy: Operation("copy", _copy),
-    Quantize: Operation("quantize", _quantize, "to_quantized"),
-    CausalMask: Operation("causal_mask", _causal_mask, "create_causal_mask"),
-    AttentionMask: Operation("attention_mask", _attention_mask, "create_attention_mask"),
+    kind: Operation(str(kind.__struct_config__.tag), perform, member)
+    for kind, perform, member in _ALL
 }
 
 
-def destination(step: OnSlot) -> str | None:
+def operands(step: Step) -> tuple[str, ...]:
+    """Return the addresses of the caches that `step` takes, its own slot first."""
+    match step:
+        case Transfer(slot=slot, source=other) | Extend(slot=slot, peer=other):
+            return slot, other
+        case Merge(slot=slot, peers=others) | LruInsert(slot=slot, caches=others):
+            return slot, *others
+        case TrimPrompt(slots=slots) | CanTrimPrompt(slots=slots):
+            return slots
+        case Construct():
+            return ()
+        case OnSlot(slot=slot):
+            return (slot,)
+        case _:
+            return ()
+
+
+def destination(step: Step) -> str | None:
     """Return the slot that `step` puts a new cache into, or None."""
     match step:
         case Construct(slot=slot):
             return slot
-        case Reload(to=to) | Copy(to=to) | Quantize(to=to):
+        case Reload(to=to) | Copy(to=to) | Quantize(to=to) | Extract(to=to) | Merge(to=to):
             return to
         case _:
             return None
+
+
+def present(step: AnyStep, there: Callable[[str], bool]) -> AnyStep | None:
+    """Return `step` without the further caches that are not there, or None.
+
+    None stands for a step that has nothing to act on: its own slot is empty, or the one that it
+    cannot do without.
+    """
+    match step:
+        case Construct():
+            return step
+        case Transfer(source=other) | Extend(peer=other) if not there(other):
+            return None
+        case OnSlot(slot=slot) if not there(slot):
+            return None
+        case Merge(peers=others) if not all(map(there, others)):
+            return replace(step, peers=tuple(filter(there, others)))
+        case LruInsert(caches=others) if not all(map(there, others)):
+            return replace(step, caches=tuple(filter(there, others)))
+        case TrimPrompt(slots=slots) | CanTrimPrompt(slots=slots) if not all(map(there, slots)):
+            return replace(step, slots=tuple(filter(there, slots)))
+        case _:
+            return step

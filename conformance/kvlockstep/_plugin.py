@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from kvlockstep._cannot_run import CANNOT_RUN
+from kvlockstep._floor import judge_coverage
 from kvlockstep._gate import run_job, use_device
 from kvlockstep._jobs import HERE, Job, JobReport, Kind, jobs_of
 from kvlockstep._options import OPTIONS, OptionError, settings_from
@@ -149,7 +150,10 @@ class _Collector:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Exit with 2 where the target could not be driven at all."""
+        """Exit with 2 where the target could not be driven at all, 1 below the coverage floor."""
+        self.total.problems += judge_coverage(self.total, session.config.stash[_settings].target)
+        if self.total.problems and session.exitstatus == 0:
+            session.exitstatus = 1
         if self.total.broken:
             session.exitstatus = 2
 

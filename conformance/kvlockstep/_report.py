@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -9,10 +12,12 @@ from rich.text import Text
 import kvreference
 from kvlockstep._caches import CACHES, FUNCTIONS
 from kvlockstep._contract import contract_of
-from kvlockstep._coverage import lines_of_classes
+from kvlockstep._coverage import reached_of_classes
+from kvlockstep._divergence import Pair
 from kvlockstep._jobs import JobReport, releases_of
 from kvlockstep._settings import Settings
 from kvlockstep._targets import contracts_of, load_target
+from kvlockstep._undefined import ZONES
 
 
 def header(settings: Settings) -> str:
@@ -31,11 +36,14 @@ def show(report: JobReport, settings: Settings, console: Console) -> None:
     """Print the whole report."""
     for release in sorted(report.cells):
         console.print(_table(report, release))
+        for table in _meetings(report, release):
+            console.print(table)
         console.print(_lines(report, release))
     if report.lacking:
         console.print(Text(f"lacking (not tested): {', '.join(sorted(report.lacking))}", "yellow"))
-    for reason, times in report.undefined.items():
-        console.print(f"never run on the reference, {times} steps left out: {reason}")
+    for reason in dict.fromkeys(zone.reason for zone in ZONES):
+        times = report.undefined[reason]
+        console.print(f"never run on the reference, {times:,} steps left out: {reason}")
     for found in report.found:
         console.rule(style="red")
         console.print(found.text, highlight=False, markup=False, soft_wrap=True)
@@ -89,26 +97,49 @@ def _count(report: JobReport, release: str, cache: str, operation: str, declared
     return sum(n for signature, n in report.undeclared.items() if signature[:3] == place)
 
 
+def _meetings(report: JobReport, release: str) -> Iterator[Table]:
+    """For each operation that takes a peer, how often which state met which."""
+    pairs = report.pairs.get(release, Counter())
+    for cache, operation in sorted({(pair.cache, pair.operation) for pair in pairs}):
+        states = [
+            state
+            for state in CACHES[cache].states
+            if any(state in pair[2:] for pair in pairs if pair[:2] == (cache, operation))
+        ]
+        title = f"{cache}.{operation} in {release}: state of self (rows) x state of peer"
+        table = Table(title=title, title_justify="left", header_style="bold")
+        table.add_column("")
+        for state in states:
+            table.add_column(state, justify="right")
+        for state in states:
+            times = [pairs[Pair(cache, operation, state, peer)] for peer in states]
+            table.add_row(state, *(f"{number:,}" if number else "-" for number in times))
+        yield table
+
+
 def _lines(report: JobReport, release: str) -> RenderableType:
-    """Say which lines of the reference's classes were never reached."""
-    reached = report.lines.get(release)
-    if not reached:
+    """Say which lines of the reference's classes were never reached, and how many branches."""
+    arcs = report.arcs.get(release)
+    if not arcs:
         return Text("lines reached: not measured (another tracer was at work, or no lockstep ran)")
     try:
-        classes = lines_of_classes(contract_of(release))
+        classes = reached_of_classes(contract_of(release), arcs)
     except kvreference.ReferenceError as error:
         return Text(str(error), "red")
     parts = []
     tested = {cell.cache for cell in report.cells[release]}
-    for name, lines in classes.items():
-        if name in tested:
-            missed = sorted(lines - reached)
-            told = f"never reached: {_ranges(missed)}" if missed else "all reached"
-            parts.append(Text(f"  {name}: {len(lines - set(missed))}/{len(lines)} lines, {told}"))
-    return Group(Text(f"lines of {release}'s cache.py, inside the classes' functions"), *parts)
+    for name, reached in classes.items():
+        if name not in tested and name in (*CACHES, FUNCTIONS):
+            continue
+        missed = reached.missed
+        told = f"never reached: {_ranges(missed)}" if missed else "all reached"
+        lines = f"{len(reached.lines) - len(missed)}/{len(reached.lines)} lines, {told}"
+        parts.append(Text(f"  {name}: {lines}; {reached.taken}/{reached.branches} branches"))
+    title = f"lines and branches of {release}'s cache.py, inside the classes' functions"
+    return Group(Text(title), *parts)
 
 
-def _ranges(lines: list[int]) -> str:
+def _ranges(lines: Sequence[int]) -> str:
     ranges: list[list[int]] = []
     for line in lines:
         if ranges and line == ranges[-1][1] + 1:

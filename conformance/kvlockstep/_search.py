@@ -18,6 +18,10 @@ _LENGTHS = (3, 6, 10, 14, 18, 24, 30, 36, 48, 64)
 _EXAMPLES = 200
 
 
+class _EnoughError(BaseException):
+    """Ends a round of Hypothesis; what is no `Exception` it lets through at once."""
+
+
 @st.composite
 def trace_bytes(draw: Any) -> bytes:
     """Draw the bytes of a trace, its length first: a size drawn last stays small."""
@@ -48,7 +52,6 @@ def seeded_bytes(first_seed: int) -> Iterator[bytes]:
 
 def _search_with_hypothesis(first_seed: int, visit: Callable[[bytes], bool]) -> None:
     """Run Hypothesis in rounds, each with a seed of its own, for it has no budget of steps."""
-    going = True
     for number in count(first_seed * 1_000):
 
         @seed(number)
@@ -61,10 +64,10 @@ def _search_with_hypothesis(first_seed: int, visit: Callable[[bytes], bool]) -> 
         )
         @given(trace_bytes())
         def one_round(data: bytes) -> None:
-            nonlocal going
-            if going:
-                going = visit(data)
+            if not visit(data):
+                raise _EnoughError
 
-        one_round()
-        if not going:
+        try:
+            one_round()
+        except _EnoughError:
             return

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
-from kvlockstep._style import VALUES_START
-from kvlockstep._trace import (
-    AnyRecipe,
-    AnyStep,
+from kvlockstep._recipes import AnyRecipe, Literals, Rows
+from kvlockstep._steps import (
     Construct,
-    Literals,
     Mask,
     Quantize,
-    Rows,
+    SetItem,
     SetMetaState,
     SetState,
-    Trace,
     Trim,
     Update,
 )
+from kvlockstep._style import VALUES_START
+from kvlockstep._trace import AnyStep, Trace
 
 
 def with_other_numbers(step: AnyStep) -> Iterator[AnyStep]:
@@ -82,11 +81,14 @@ def simpler_steps(step: AnyStep) -> Iterator[AnyStep]:
             yield replace(step, return_array=False)
             yield from (replace(step, n=number) for number in _simpler_numbers(n))
             yield from (replace(step, window=number) for number in _simpler_numbers(window))
-        case Construct(args=args):
-            for name, value in args.items():
-                yield replace(step, args={k: v for k, v in args.items() if k != name})
-                for number in _simpler_numbers(value):
-                    yield replace(step, args={**args, name: number})
+        case Construct(args=args, children=children):
+            yield from (replace(step, args=simpler) for simpler in _simpler_args(args))
+            for index, child in enumerate(children):
+                rest = children[:index], children[index + 1 :]
+                yield replace(step, children=(*rest[0], *rest[1]))
+                for fewer in _simpler_args(child.args):
+                    changed = replace(child, args=fewer)
+                    yield replace(step, children=(*rest[0], changed, *rest[1]))
         case Quantize(group_size=64, bits=4):
             return
         case Quantize():
@@ -103,17 +105,36 @@ def simpler_steps(step: AnyStep) -> Iterator[AnyStep]:
             yield from _simpler_fields(step)
 
 
+def _simpler_args(args: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for name, value in args.items():
+        yield {k: v for k, v in args.items() if k != name}
+        for simpler in _simpler_values(value):
+            yield {**args, name: simpler}
+
+
+def _simpler_values(value: Any) -> Iterator[Any]:
+    """Yield simpler arguments: a flag off, smaller numbers, fewer of them."""
+    if value is True:
+        yield False
+    elif type(value) in (int, float):
+        yield from _simpler_numbers(value)
+    elif isinstance(value, tuple) and not any(isinstance(item, Struct) for item in value):
+        for index, item in enumerate(value):
+            yield (*value[:index], *value[index + 1 :])
+            for simpler in _simpler_values(item):
+                yield (*value[:index], simpler, *value[index + 1 :])
+
+
 def _simpler_fields(step: Any) -> Iterator[Any]:
     """Yield `step` with a number smaller, a flag off, an optional argument left out."""
     for name in step.__struct_fields__:
         value = getattr(step, name)
-        if value is True:
-            yield replace(step, **{name: False})
-        elif type(value) is int:
-            yield from (replace(step, **{name: number}) for number in _simpler_numbers(value))
-        elif isinstance(value, tuple) and name.endswith("padding"):
-            yield replace(step, **{name: None})
-            yield from (replace(step, **{name: value[:1]}) for _ in value[1:2])
+        if isinstance(value, AnyRecipe):
+            yield from (replace(step, **{name: recipe}) for recipe in _simpler_recipes(value))
+        elif name not in ("slot", "to", "peer", "source"):
+            if isinstance(value, tuple) and name.endswith("padding"):
+                yield replace(step, **{name: None})
+            yield from (replace(step, **{name: simpler}) for simpler in _simpler_values(value))
 
 
 def _simpler_states(state: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
@@ -211,6 +232,8 @@ def _map_recipes(trace: Trace, change: Callable[[AnyRecipe], AnyRecipe]) -> Trac
             return replace(step, keys=item(step.keys), values=item(step.values))
         if isinstance(step, SetState):
             return replace(step, state=item(step.state))
+        if isinstance(step, SetItem) and step.value is not None:
+            return replace(step, value=change(step.value))
         return step
 
     return trace.part([one(step) for step in trace.steps])
@@ -231,7 +254,10 @@ def _with_axis(axis: int, size: int) -> Callable[[AnyRecipe], AnyRecipe]:
     def change(recipe: AnyRecipe) -> AnyRecipe:
         """Shrink one axis; batch, heads and head_dim are never relative."""
         shape = recipe.shape
-        if len(shape) != 4 or isinstance(recipe, Literals) or int(shape[axis]) <= size:
+        if len(shape) != 4 or isinstance(recipe, Literals):
+            return recipe
+        held = shape[axis]
+        if isinstance(held, str) or held <= size:
             return recipe
         return replace(recipe, shape=(*shape[:axis], size, *shape[axis + 1 :]))
 

@@ -6,24 +6,18 @@ would make false alarms.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
 from msgspec.structs import replace
 
-from kvlockstep._trace import (
-    AnyRecipe,
-    AnyStep,
-    Count,
-    Mask,
-    SetState,
-    Shape,
-    StateItem,
-    Trim,
-    Update,
-)
+from kvlockstep._recipes import AnyRecipe, Count, Shape
+from kvlockstep._steps import Extract, Filter, Mask, Prepare, SetItem, SetState, Trim, Update
+from kvlockstep._trace import AnyStep
 
 MAX_RELATIVE = 2048
+MAX_ROWS = 16
 
 Sizes = dict[str, int]
 
@@ -35,13 +29,17 @@ def sizes_of(cache: Any) -> Sizes:
     `capacity`: rows of the keys' buffer, `values_capacity`: of the values'. `rows`: rows in use.
     `room`: rows left before the buffer grows or wraps. `window`: `max_size` or `chunk_size`.
     `keep`: rows that a ring never drops. `groups`: groups of a quantized row. `step`: the growth
-    step. What a cache does not have is 0, and so is what a failed operation left as no integer.
+    step. `batch`: the fewest batch rows of any of its arrays, for a failed operation may have left
+    them unlike. What a cache does not have is 0, and so is what a failed operation left as no
+    integer. Of a list of caches only `batch` is told.
     """
     fields = vars(cache)
-    offset = _integer(fields.get("offset"))
+    offset = _integer(fields.get("offset", fields.get("_size")))
     position = offset - _integer(fields.get("start_position"))
     if "_idx" in fields:
         position = _integer(fields["_idx"])
+    if isinstance(fields.get("offset"), mx.array):
+        offset = _integer(fields.get("_offset", position))
     capacity = _rows(fields.get("keys"))
     return {
         "offset": offset,
@@ -54,7 +52,36 @@ def sizes_of(cache: Any) -> Sizes:
         "keep": _integer(fields.get("keep")),
         "groups": _groups(fields.get("keys")),
         "step": _integer(getattr(cache, "step", 0)),
+        "batch": min(_batches(cache), default=1),
     }
+
+
+def children_of(cache: Any) -> Sequence[Any]:
+    """Return the caches in a list of caches, none of any other cache."""
+    children = getattr(cache, "caches", ()) if type(cache).__name__ == "CacheList" else ()
+    return children if isinstance(children, (list, tuple)) else ()
+
+
+def slot_shapes_of(cache: Any) -> list[tuple[int, ...] | None]:
+    """Return the shape of each slot of a cache of arrays, or of all in a list; None: empty."""
+    if type(cache).__name__ != "ArraysCache":
+        return [shape for child in children_of(cache) for shape in slot_shapes_of(child)]
+    # A state of another class may have put anything there.
+    slots = vars(cache).get("cache")
+    slots = slots if isinstance(slots, (list, tuple)) else ()
+    return [slot.shape if isinstance(slot, mx.array) else None for slot in slots]
+
+
+def _batches(cache: Any) -> Iterator[int]:
+    """Yield the batch rows of each array of a cache and of its children."""
+    for child in children_of(cache):
+        yield from _batches(child)
+    fields = vars(cache)
+    for name in ("keys", "values", "offset", "left_padding", "lengths", "cache"):
+        value = fields.get(name)
+        for array in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(array, mx.array) and array.ndim:
+                yield array.shape[0]
 
 
 def resolve(step: AnyStep, sizes: Sizes) -> AnyStep:
@@ -70,16 +97,33 @@ def resolve(step: AnyStep, sizes: Sizes) -> AnyStep:
     if isinstance(step, Mask) and isinstance(step.window, str):
         return replace(step, window=_evaluate(step.window, sizes))
     if isinstance(step, SetState):
-        return replace(step, state=tuple(_resolve_item(item, sizes) for item in step.state))
+        return replace(step, state=_resolve_item(step.state, sizes))
+    if isinstance(step, SetItem) and step.value is not None:
+        return replace(step, value=_resolve_recipe(step.value, sizes))
+    if isinstance(step, Filter):
+        return replace(step, indices=tuple(_number(index, sizes) for index in step.indices))
+    if isinstance(step, Extract) and isinstance(step.index, str):
+        return replace(step, index=_evaluate(step.index, sizes))
+    if isinstance(step, Prepare) and step.fit:
+        names = ("left_padding", "lengths", "right_padding")
+        fitted = {name: _fit(getattr(step, name), sizes["batch"]) for name in names}
+        return replace(step, fit=False, **fitted)
     return step
 
 
-def _resolve_item(item: StateItem, sizes: Sizes) -> StateItem:
+def _resolve_item(item: Any, sizes: Sizes) -> Any:
     if isinstance(item, tuple):
-        return tuple(_resolve_recipe(recipe, sizes) for recipe in item)
-    if item is None or isinstance(item, (bool, int)):
-        return item
-    return _resolve_recipe(item, sizes)
+        return tuple(_resolve_item(inner, sizes) for inner in item)
+    return _resolve_recipe(item, sizes) if isinstance(item, AnyRecipe) else item
+
+
+def _fit(numbers: tuple[int, ...] | None, size: int) -> tuple[int, ...] | None:
+    """Cut or repeat the numbers to that many."""
+    return numbers and tuple(numbers[i % len(numbers)] for i in range(min(size, MAX_ROWS)))
+
+
+def _number(index: int | str, sizes: Sizes) -> int:
+    return _evaluate(index, sizes) if isinstance(index, str) else index
 
 
 def _resolve_recipe(recipe: AnyRecipe, sizes: Sizes) -> AnyRecipe:

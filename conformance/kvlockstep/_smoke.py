@@ -10,11 +10,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from kvlockstep._caches import CACHES
+from kvlockstep._caches import CACHES, CacheKind, make_cache
 from kvlockstep._contract import Contract
+from kvlockstep._explain import tell_made
+from kvlockstep._steps import Made
 from kvlockstep._targets import Target
 
-_TOKENS, _HEAD_DIM = 3, 32
+# As many batch rows as the sample's left padding has.
+_ROWS, _TOKENS, _HEAD_DIM = 2, 3, 32
 
 
 def smoke(contract: Contract, target: Target) -> list[str]:
@@ -26,22 +29,29 @@ def smoke(contract: Contract, target: Target) -> list[str]:
         ]
     problems = []
     for name in contract.surfaces:
-        cls = getattr(target.module, name, None)
-        if cls is None:
+        if not _has(target.module, CACHES[name].sample):
             continue
-        if (problem := _drive(cls, dict(CACHES[name].sample))) is not None:
+        if (problem := _drive(target.module, CACHES[name])) is not None:
             problems.append(
                 f"smoke: {target.spec} {name}: {problem}. The adapter, not the cache, is wrong."
             )
     return problems
 
 
-def _drive(cls: Any, arguments: dict[str, int]) -> str | None:
-    doing = f"{cls.__name__}({', '.join(f'{k}={v}' for k, v in arguments.items())})"
+def _has(module: Any, made: Made) -> bool:
+    """Tell whether the target has the class, and those of the children of a list."""
+    return hasattr(module, made.cache) and all(_has(module, child) for child in made.children)
+
+
+def _drive(module: Any, kind: CacheKind) -> str | None:
+    doing = tell_made(kind.sample)
     try:
-        cache = cls(**arguments)
-        doing = f"update_and_fetch(keys, values), both float32 [1, 1, {_TOKENS}, {_HEAD_DIM}]"
-        rows = mx.ones((1, 1, _TOKENS, _HEAD_DIM))
+        cache = make_cache(module, kind.sample)
+        if not kind.fed:
+            return None
+        shape = (_ROWS if "left_padding" in kind.sample.args else 1, 1, _TOKENS, _HEAD_DIM)
+        doing = f"update_and_fetch(keys, values), both float32 {list(shape)}"
+        rows = mx.ones(shape)
         result = cache.update_and_fetch(rows, rows + 1)
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             return f"{doing}: expected a pair (keys, values), got {type(result).__name__}"

@@ -27,15 +27,19 @@ _PLAIN = frozenset({int, bool, float, str, type(None)})
 
 
 class Snapshot:
-    """An array as it was: `dtype`, `shape` and, once settled, its raw bytes in `data`."""
+    """An array as it was: `dtype`, `shape` and, once settled, its raw bytes in `data`.
 
-    __slots__ = ("data", "dtype", "handle", "shape")
+    Where MLX could not evaluate it, or what was to be evaluated with it, the error is in `failed`.
+    """
+
+    __slots__ = ("data", "dtype", "failed", "handle", "shape")
 
     def __init__(self, handle: mx.array) -> None:
         self.dtype = handle.dtype
         self.shape: tuple[int, ...] = handle.shape
         self.handle: mx.array | None = handle
         self.data: bytes = b""
+        self.failed = ""
 
     def array(self) -> mx.array:
         """Return a new array with this content."""
@@ -94,6 +98,8 @@ class Camera:
             take = self.take
             items = [item if type(item) in _PLAIN else take(item) for item in value]
             return Sequenced(kind, items)
+        if isinstance(value, dict):
+            return Sequenced(kind, [self.take((key, item)) for key, item in value.items()])
         return value
 
     def contents(self) -> dict[int, Snapshot]:
@@ -126,12 +132,23 @@ def snapshots_in(value: Any) -> Iterator[Snapshot]:
             yield from snapshots_in(item)
 
 
-def settle(snapshots: Iterable[Snapshot]) -> None:
-    """Evaluate all snapshots together and take their bytes."""
+def settle(snapshots: Iterable[Snapshot]) -> bool:
+    """Evaluate all snapshots together and take their bytes; tell whether that could be done.
+
+    They are to be of one side. Where MLX cannot evaluate one of them it does not say which, and
+    what it leaves in the others is undefined: all have the error, and the trace cannot go on.
+    """
     waiting = [
         (snapshot, handle) for snapshot in snapshots if (handle := snapshot.handle) is not None
     ]
-    mx.eval([handle for _, handle in waiting])
+    failed = ""
+    try:
+        mx.eval([handle for _, handle in waiting])
+    except Exception as error:
+        failed = f"{type(error).__name__}: {error}"
     for snapshot, handle in waiting:
-        snapshot.data = bytes(memoryview(handle))  # type: ignore[arg-type]
         snapshot.handle = None
+        snapshot.failed = failed
+        if not failed:
+            snapshot.data = bytes(memoryview(handle))  # type: ignore[arg-type]
+    return not failed

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-HEAD_BYTES = 32
-STEP_BYTES = 12
+HEAD_BYTES = 48
+STEP_BYTES = 16
 
 
 class Source:

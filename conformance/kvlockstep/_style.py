@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvlockstep._recipes import AnyRecipe, Bits, Dtype, Rows, Size
 from kvlockstep._source import Source
-from kvlockstep._trace import AnyRecipe, Bits, Dtype, Rows, Size
 
 # The values of a token carry another id than its keys, so that a mix-up of both shows.
 VALUES_START = 100
@@ -18,9 +18,12 @@ _WIDE_HEAD_DIMS = (32, 64, 32, 64, 32, 32, 64, 32, 32, 64, 32, 64, 32, 128, 96, 
 
 @dataclass
 class Style:
-    """Shapes are [batch, heads, tokens, head_dim]; K and V may differ in head_dim."""
+    """Shapes are [batch, heads, tokens, head_dim]; K and V may differ in head_dim.
 
-    batch: int
+    The batch may be "batch": as many rows as the cache has.
+    """
+
+    batch: Size
     heads: int
     k_head_dim: int
     v_head_dim: int
@@ -61,11 +64,11 @@ class Style:
         k_head_dim, v_head_dim, v_tokens, v_dtype = self.k_head_dim, self.v_head_dim, tokens, dtype
         match odd:
             case 63:
-                batch = k_batch = batch + 1
+                batch = k_batch = _plus_one(batch)
             case 62:
                 batch = k_batch = 1
             case 53:
-                k_batch += 1
+                k_batch = _plus_one(k_batch)
             case 52:
                 k_head_dim += 1
             case 61:
@@ -105,3 +108,7 @@ class Style:
         odd = self.array(source, shape[-rank:], dtype)
         even = self.array(source, shape[1:], dtype)
         return source.pick(((odd, odd), (even, odd), (odd, even)))
+
+
+def _plus_one(size: Size) -> Size:
+    return f"{size}+1" if isinstance(size, str) else size + 1

@@ -61,6 +61,7 @@ class Tally:
         release, report = self.job.release, self.report
         report.steps += run.steps
         report.cells.setdefault(release, Counter()).update(run.cells)
+        report.pairs.setdefault(release, Counter()).update(run.pairs)
         times = report.times.setdefault(release, Counter())
         for cell, steps in run.cells.items():
             times[cell.cache, cell.operation] += seconds * steps / run.steps  # type: ignore[assignment]

@@ -6,39 +6,96 @@ compare with. What a port does there is a property test's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kvlockstep._trace import AnyStep, Quantize, Update
+import mlx.core as mx
+
+from kvlockstep._sizes import Sizes, children_of
+from kvlockstep._steps import Extract, Filter, Finalize, Quantize, Update
+from kvlockstep._trace import AnyStep
 
 
 @dataclass(frozen=True)
 class Zone:
-    """`holds(step, cache)` tells whether a step would enter the zone."""
+    """`holds(step, cache, sizes)` tells whether a step would enter the zone, in these releases."""
 
-    operation: type
-    holds: Callable[[Any, Any], bool]
+    operations: tuple[type, ...]
+    holds: Callable[[Any, Any, Sizes], bool]
     reason: str
+    releases: tuple[str, ...] = ()
+
+
+def _is_outside(index: int, sizes: Sizes) -> bool:
+    return not -sizes["batch"] <= index < sizes["batch"]
+
+
+def _is_zero(number: object) -> bool:
+    return isinstance(number, int) and number == 0
 
 
 ZONES = (
     Zone(
-        Quantize,
-        lambda step, _: step.group_size == 0,
+        (Quantize,),
+        lambda step, *_: step.group_size == 0,
         "mx.quantize divides by a group size of 0 and kills the process (SIGFPE)",
     ),
     Zone(
-        Update,
-        lambda _, cache: getattr(cache, "group_size", None) == 0,
+        (Update,),
+        lambda _, cache, __: _is_zero(getattr(cache, "group_size", None)),
         "mx.quantize divides by a group size of 0 and kills the process (SIGFPE)",
+    ),
+    Zone(
+        (Filter,),
+        lambda step, _, sizes: any(_is_outside(index, sizes) for index in step.indices),
+        "filter with an index out of range reads past the buffer: garbage, or SIGSEGV",
+    ),
+    Zone(
+        (Extract,),
+        lambda step, cache, sizes: _has(cache, "BatchKVCache") and _is_outside(step.index, sizes),
+        "BatchKVCache.extract with an index out of range reads past left_padding: garbage, "
+        "or SIGSEGV",
+        releases=("0.31.3",),
+    ),
+    Zone(
+        (Finalize, Update),
+        lambda _, cache, __: any(map(_rolls_by_floats, _all_in(cache))),
+        "the offset or the lengths of a BatchRotatingKVCache are floating, after trim(1.5) or an "
+        "empty list, and a roll by them fails when MLX evaluates it, whenever that may be",
     ),
 )
 
 
-def zone_of(step: AnyStep, cache: Any) -> Zone | None:
-    """Return the undefined zone that `step` would enter, or None."""
+def _all_in(cache: Any) -> Iterator[Any]:
+    yield cache
+    for child in children_of(cache):
+        yield from _all_in(child)
+
+
+def _has(cache: Any, name: str) -> bool:
+    return any(type(one).__name__ == name for one in _all_in(cache))
+
+
+def _rolls_by_floats(cache: Any) -> bool:
+    lengths = getattr(cache, "_lengths", None)
+    if lengths is None:
+        return False
+    return any(
+        isinstance(counts, mx.array) and mx.issubdtype(counts.dtype, mx.floating)
+        for counts in (cache.offset, lengths)
+    )
+
+
+def zone_of(
+    step: AnyStep, cache: Any, sizes: Sizes, releases: Collection[str | None]
+) -> Zone | None:
+    """Return the undefined zone that `step`, its sizes all numbers, would enter, or None.
+
+    `releases` are those that the two sides follow; None, one that is not known, may be any.
+    """
     for zone in ZONES:
-        if type(step) is zone.operation and zone.holds(step, cache):
+        known = not zone.releases or any(r is None or r in zone.releases for r in releases)
+        if known and type(step) in zone.operations and zone.holds(step, cache, sizes):
             return zone
     return None

@@ -6,19 +6,32 @@ that go through a target string.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from kvlockstep._caches import CACHES
-from kvlockstep._contract import contract_of
+from kvlockstep._caches import CACHES, FUNCTIONS
+from kvlockstep._contract import TESTED_FUNCTIONS, contract_of
+from kvlockstep._coverage import lines_of_classes
+from kvlockstep._divergence import Run
 from kvlockstep._engine import Lockstep
-from kvlockstep._targets import Target
-from kvlockstep._trace import AnyStep, Construct, Rows, Trace, Update
+from kvlockstep._floor import expected_cells, expected_pairs
+from kvlockstep._growth import growth_step
+from kvlockstep._jobs import JobReport
+from kvlockstep._operations import OPERATIONS, operands
+from kvlockstep._recipes import Rows, Size
+from kvlockstep._settings import PROFILES
+from kvlockstep._side import Side
+from kvlockstep._sizes import resolve, sizes_of
+from kvlockstep._steps import Construct, Update
+from kvlockstep._targets import Target, load_target
+from kvlockstep._trace import AnyStep, Trace
 
 RELEASE = "0.32.2"
 REPOSITORY = Path(__file__).resolve().parents[2]
-NAMES = (*CACHES, "create_causal_mask", "create_attention_mask")
+NAMES = (*CACHES, *TESTED_FUNCTIONS, "PromptTrieResult")
 
 _HEAD = """
 import kvreference
@@ -87,6 +100,36 @@ def lockstep_with(
     return Lockstep(contract_of(release), Target("py:port", module, release, **promises))
 
 
+def whole_report(lacking: Collection[str] = (), release: str = RELEASE) -> JobReport:
+    """Return the report of a run that reached everything there is."""
+    contract = contract_of(release)
+    lines = set().union(*lines_of_classes(contract).values())
+    names = [name for name in (*CACHES, FUNCTIONS) if name not in lacking]
+    return JobReport(
+        cells={release: Counter(expected_cells(contract, lacking))},
+        pairs={release: Counter(expected_pairs(contract, lacking))},
+        searched=Counter({(release, name): 2 * PROFILES["ci"].steps for name in names}),
+        arcs={release: {(line, line) for line in lines}},
+        lacking=set(lacking),
+    )
+
+
+def itself(release: str = RELEASE) -> Lockstep:
+    """Return the engine for a release against itself."""
+    return Lockstep(contract_of(release), load_target(f"release:{release}", release))
+
+
+def play(release: str, *steps: AnyStep, step_size: int = 256) -> Side:
+    """Run steps on a release alone, as the engine would, and return the side with its caches."""
+    side = Side(release_module(release))
+    with growth_step(step_size, side.module, side.module):
+        for step in steps:
+            first = next(iter(operands(step)), None)
+            sizes = sizes_of(side.at(first)) if first is not None else {}
+            side.returned = OPERATIONS[type(step)].perform(side, resolve(step, sizes))
+    return side
+
+
 def write_port(
     folder: Path,
     name: str,
@@ -109,12 +152,17 @@ def construct(cache: str = "KVCache", slot: str = "a", **args: Any) -> Construct
     return Construct(slot=slot, cache=cache, args=args)
 
 
-def update(tokens: int | str, slot: str = "a", start: int = 0, **fields: Any) -> Update:
+def update(tokens: Size, slot: str = "a", start: int = 0, batch: Size = 1, **fields: Any) -> Update:
     """Return an update with `tokens` rows of two heads, numbered from `start`."""
-    shape = (1, 2, tokens, 2)
+    shape = (batch, 2, tokens, 2)
     keys = Rows(shape=shape, start=start, **fields)
     values = Rows(shape=shape, start=start + 100, **fields)
     return Update(slot=slot, keys=keys, values=values)
+
+
+def shown(run: Run) -> list[tuple[int, str]]:
+    """Return step and field of each divergence."""
+    return [(found.index, found.signature.field) for found in run.divergences]
 
 
 def trace_of(*steps: AnyStep, **fields: Any) -> Trace:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from property_tests.harness.ports import lockstep_with, release_module, trace_of
 
 from kvlockstep._arrays import MAX_ELEMENTS, RecipeError, carrier
-from kvlockstep._operations import build
-from kvlockstep._trace import Bits, Construct, Dtype, Literals, Rows, Update
+from kvlockstep._recipes import Bits, Dtype, Literals, Rows
+from kvlockstep._side import build
+from kvlockstep._steps import Construct, Update
 
 DTYPES = get_args(Dtype)
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -17,7 +17,8 @@ from property_tests.harness.ports import (
 import kvlockstep
 from kvlockstep import ConformanceError, JobReport, TargetError, TraceError, check_target
 from kvlockstep._options import OPTIONS, OptionError
-from kvlockstep._trace import Trim, write
+from kvlockstep._steps import Trim
+from kvlockstep._trace import write
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_conforming_target_returns_its_report(options):
     assert report.steps >= 2 * 20
     assert set(report.cells) == {RELEASE}
     assert {cell.cache for cell in report.cells[RELEASE]} >= {"KVCache"}
-    assert report.lines[RELEASE]
+    assert report.arcs[RELEASE]
 
 
 def test_release_chooses_the_contract(options):
@@ -189,7 +190,7 @@ def test_report_travels_between_processes(options):
 
     assert total.steps == 2 * report.steps
     assert total.cells[RELEASE].total() == 2 * report.cells[RELEASE].total()
-    assert total.lines == report.lines
+    assert total.arcs == report.arcs
 
 
 def test_package_exports_what_a_user_needs():

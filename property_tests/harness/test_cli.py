@@ -22,7 +22,8 @@ from property_tests.harness.ports import (
 from kvlockstep._cli import main
 from kvlockstep._ledger import Ledger
 from kvlockstep._options import OPTIONS
-from kvlockstep._trace import CausalMask, Trim, read, schema, write
+from kvlockstep._steps import CausalMask, Trim
+from kvlockstep._trace import read, schema, write
 
 SIGNATURE = "0.32.2/KVCache/trim/result"
 

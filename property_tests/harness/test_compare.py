@@ -9,7 +9,7 @@ import pytest
 from kvlockstep._compare import same_error, same_scalar
 from kvlockstep._findings import Findings, Logged, Place
 from kvlockstep._snapshots import Camera, Raised, settle
-from kvlockstep._trace import Fetch
+from kvlockstep._steps import Fetch
 
 
 def differs(expected, actual, mode="value") -> bool:
@@ -19,7 +19,7 @@ def differs(expected, actual, mode="value") -> bool:
     place = Place(0, "result", "")
     findings.compare(place, ("result",), left.take(expected), right.take(actual))
     findings.settle()
-    logged = {0: Logged(Fetch(), "KVCache", "fetch", {}, False)}
+    logged = {0: Logged(Fetch(), "KVCache", "fetch", {}, {})}
     return bool(list(findings.divergences("0.32.2", logged)))
 
 

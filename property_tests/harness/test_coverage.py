@@ -1,4 +1,4 @@
-"""What a run reached of the reference: lines of its classes, and operation and state cells."""
+"""What a run reached of the reference: lines and branches, and operation and state cells."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from property_tests.harness.ports import (
     update,
 )
 
+from kvlockstep._caches import CACHES, FUNCTIONS
 from kvlockstep._contract import contract_of
-from kvlockstep._coverage import lines_of_classes, lines_reached
+from kvlockstep._coverage import Arc, arcs_reached, lines_in, lines_of_classes, reached_of_classes
 from kvlockstep._divergence import Cell
-from kvlockstep._trace import Trim
+from kvlockstep._steps import Trim
 
 CONTRACT = contract_of(RELEASE)
 KV = release_module().KVCache
@@ -31,55 +32,56 @@ def body(method) -> set[int]:
 
 def test_lines_that_ran_are_measured():
     """The lines of a method that ran are reached, those of one that did not are not."""
-    reached: set[int] = set()
+    reached: set[Arc] = set()
 
-    with lines_reached(CONTRACT, reached):
+    with arcs_reached(CONTRACT, reached):
         run = lockstep_with().run(trace_of(construct(), Trim(n=1)))
 
     assert run.steps == 2
     classes = lines_of_classes(CONTRACT)
-    assert body(KV.trim) & classes["KVCache"] <= reached
-    assert body(KV.trim) & reached
-    assert not body(KV.update_and_fetch) & reached
-    assert not classes["RotatingKVCache"] & reached
+    lines = lines_in(reached)
+    assert body(KV.trim) & classes["KVCache"] <= lines
+    assert body(KV.trim) & lines
+    assert not body(KV.update_and_fetch) & lines
+    assert not classes["RotatingKVCache"] & lines
 
 
 def test_measurements_add_up():
     """What is measured is added to what was reached before."""
-    reached = {1_000_000}
+    reached = {(1_000_000, 1_000_001)}
 
-    with lines_reached(CONTRACT, reached):
+    with arcs_reached(CONTRACT, reached):
         lockstep_with().run(trace_of(construct(), update(1)))
 
-    assert 1_000_000 in reached
-    assert body(KV.update_and_fetch) & reached
+    assert (1_000_000, 1_000_001) in reached
+    assert body(KV.update_and_fetch) & lines_in(reached)
 
 
 def test_measuring_ends():
     """Nothing is traced after the measurement, also when an error ended it."""
-    reached: set[int] = set()
+    reached: set[Arc] = set()
 
     try:
-        with lines_reached(CONTRACT, reached):
+        with arcs_reached(CONTRACT, reached):
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
     lockstep_with().run(trace_of(construct(), Trim(n=1)))
 
     assert sys.gettrace() is None
-    assert not body(KV.trim) & reached
+    assert not body(KV.trim) & lines_in(reached)
 
 
 def test_another_tracer_is_left_alone():
     """Where a debugger or `pytest --cov` traces, nothing is measured, and it goes on tracing."""
-    reached: set[int] = set()
+    reached: set[Arc] = set()
 
     def tracer(*_):
         return None
 
     sys.settrace(tracer)
     try:
-        with lines_reached(CONTRACT, reached):
+        with arcs_reached(CONTRACT, reached):
             lockstep_with().run(trace_of(construct(), Trim(n=1)))
         left = sys.gettrace()
     finally:
@@ -133,3 +135,36 @@ def test_cells_of_a_buffer():
 
     states = [cell.state for cell in cells if cell.operation in ("update", "trim")]
     assert states == ["empty", "spare", "full", "trimmed"]
+
+
+def test_branches_are_counted():
+    """Both ways out of a line are branches: a first growth takes one of some, a second one more."""
+    reached: set[Arc] = set()
+
+    def measured(*steps):
+        with arcs_reached(CONTRACT, reached):
+            lockstep_with().run(trace_of(construct(), *steps, step_size=2))
+        return reached_of_classes(CONTRACT, reached)["KVCache"]
+
+    assert reached_of_classes(CONTRACT, set())["KVCache"].taken == 0
+    first = measured(update(1))
+    again = measured(update(1))
+    grown = measured(update(1), update(1), update(1))
+
+    assert 0 < first.taken < grown.taken < grown.branches
+    assert again == first
+    assert set(grown.missed) < set(first.missed) < first.lines
+    assert first.branches == grown.branches
+
+
+def test_branches_of_one_class_are_not_anothers():
+    """What ran in one class says nothing of another, nor of the base class and the functions."""
+    reached: set[Arc] = set()
+
+    with arcs_reached(CONTRACT, reached):
+        lockstep_with().run(trace_of(construct(), update(1)))
+
+    classes = reached_of_classes(CONTRACT, reached)
+    assert {name for name, found in classes.items() if found.taken} == {"KVCache"}
+    assert set(classes) == {"_BaseCache", *CACHES, FUNCTIONS}
+    assert all(found.lines and found.branches for found in classes.values())

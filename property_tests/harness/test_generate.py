@@ -1,38 +1,36 @@
-"""The generator: what it reaches, and that the shrinker's candidates are traces too."""
+"""The generator: what it draws, and what it reaches."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import islice
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from property_tests.harness.ports import RELEASE, construct, trace_of, update
+from property_tests.harness.ports import RELEASE
 
 from kvlockstep._caches import CACHES, FUNCTIONS
 from kvlockstep._contract import contract_of
-from kvlockstep._divergence import Divergence, Run, Signature
 from kvlockstep._engine import Lockstep
-from kvlockstep._explain import tell_step, tell_trace
 from kvlockstep._generate import generate
 from kvlockstep._operations import OPERATIONS
+from kvlockstep._prompt_steps import LruInsert, LruTrim, TrieSearch
+from kvlockstep._recipes import Bits, Rows
 from kvlockstep._search import search, seeded_bytes, trace_bytes
-from kvlockstep._shrink import shrink
-from kvlockstep._simpler import SIMPLER_TRACES, merged, simpler_steps, with_other_numbers
-from kvlockstep._targets import load_target
-from kvlockstep._trace import (
-    MAX_DIMENSION,
-    Bits,
-    CausalMask,
+from kvlockstep._steps import (
     Construct,
+    Extend,
+    Extract,
+    Filter,
     Mask,
-    Quantize,
-    Rows,
+    Merge,
+    Prepare,
+    SetItem,
     Trim,
     Update,
-    dumps,
-    loads,
 )
+from kvlockstep._targets import load_target
 from kvreference import RELEASES
 
 CONTRACT = contract_of(RELEASE)
@@ -40,6 +38,13 @@ caches = st.sampled_from([*CACHES, FUNCTIONS])
 modes = st.sampled_from(["value", "in-place"])
 
 
+@lru_cache
+def engine_of(release: str) -> Lockstep:
+    """Return the engine for a release against itself."""
+    return Lockstep(contract_of(release), load_target(f"release:{release}", release))
+
+
+@lru_cache(maxsize=32)
 def traces(cache: str, mode: str = "in-place", number: int = 400, release: str = RELEASE):
     """Return generated traces on a class."""
     contract = contract_of(release)
@@ -50,9 +55,13 @@ def traces(cache: str, mode: str = "in-place", number: int = 400, release: str =
 @pytest.mark.parametrize("cache", CACHES)
 def test_every_operation_of_a_class_is_drawn(cache, release):
     """Within some hundred traces each operation that the class has in the release is drawn."""
+    # Caches of one sequence are merged where batches are under test.
+    on = [cache, f"Batch{cache}"] if "merge" in CACHES[cache].operations else [cache]
     drawn = {
         OPERATIONS[type(step)].name
-        for trace in traces(cache, release=release)
+        for one in on
+        if one in CACHES
+        for trace in traces(one, release=release)
         for step in trace.steps
     }
     members = contract_of(release).surfaces[cache].members
@@ -62,27 +71,33 @@ def test_every_operation_of_a_class_is_drawn(cache, release):
         if operation.member is None or operation.member in members
     }
 
-    assert {"construct", *CACHES[cache].operations} & has <= drawn <= has
+    assert {"construct", *CACHES[cache].operations} & has <= drawn
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("cache", [*CACHES, FUNCTIONS])
+def test_most_of_what_is_drawn_runs(cache, release):
+    """Two steps of three and more act on a cache that is there and has such an operation."""
+    engine = engine_of(release)
+    runs = [engine.run(trace) for trace in traces(cache, "value", 25, release)]
+
+    assert sum(run.steps for run in runs) > sum(len(run.log) for run in runs) * 2 / 3
 
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_every_state_of_a_class_is_reached(cache):
-    """Within some hundred traces updates meet each state of the class that an update can meet."""
-    engine = Lockstep(CONTRACT, load_target(f"release:{RELEASE}", RELEASE))
-    states = {
-        cell.state
-        for trace in traces(cache, "value", 150)
-        for cell in engine.run(trace).cells
-        if cell.operation == "update" and cell.cache == cache
-    }
+    """Within some dozen traces a cache of the class has been in each of its states."""
+    engine = engine_of(RELEASE)
+    waiting = set(CACHES[cache].states)
+    for trace in traces(cache, "value", 150):
+        waiting -= {cell.state for cell in engine.run(trace).cells if cell.cache == cache}
+        if not waiting:
+            break
 
-    expected = {"empty", "full", "trimmed"}
-    if cache != "ConcatenateKVCache":
-        expected |= {"RotatingKVCache": {"filling", "wrapped"}}.get(cache, {"spare"})
-    assert expected <= states
+    assert waiting == set()
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("cache", [name for name, kind in CACHES.items() if kind.fed])
 def test_boundaries_and_odd_arguments_are_drawn(cache):
     """Relative sizes, no tokens, other ranks and dtypes, raw bits and both layouts are drawn."""
     updates = [step for trace in traces(cache) for step in trace.steps if isinstance(step, Update)]
@@ -94,6 +109,71 @@ def test_boundaries_and_odd_arguments_are_drawn(cache):
     assert {type(step.keys) for step in updates} == {Rows, Bits}
     assert any(step.values is None for step in updates)
     assert any(step.values and step.values.shape != step.keys.shape for step in updates)
+
+
+def steps_on(cache: str, kind: type) -> list:
+    """Return the steps of a kind that are drawn for a class."""
+    return [step for trace in traces(cache) for step in trace.steps if isinstance(step, kind)]
+
+
+@pytest.mark.parametrize("cache", ["BatchKVCache", "BatchRotatingKVCache"])
+def test_boundaries_of_batches_are_drawn(cache):
+    """Rows from either end, twice, none and outside; uneven padding; peers of every sort."""
+    filters = {index for step in steps_on(cache, Filter) for index in step.indices}
+    prepares = steps_on(cache, Prepare)
+    merges = steps_on(cache, Merge)
+
+    assert {0, 1, "batch-1", -1, 2} <= filters
+    assert {step.indices for step in steps_on(cache, Filter)} >= {(), (0, 0)}
+    assert {0, 1, "batch-1", "batch", -1} <= {step.index for step in steps_on(cache, Extract)}
+    assert {bool(step.left_padding) for step in prepares} == {True, False}
+    assert any(step.right_padding and step.fit for step in prepares)
+    assert any(step.right_padding and not step.fit for step in prepares)
+    assert {("a", "b"), ("b", "a"), ("a", "a"), ("a", "m"), ("a", "e")} <= {
+        (step.slot, step.peer) for step in steps_on(cache, Extend)
+    }
+    assert {1, 2, 3} <= {1 + len(step.peers) for step in merges}
+    assert {step.to for step in merges} == {"m", "a", "b"}
+    assert {"batch"} <= {step.keys.shape[0] for step in steps_on(cache, Update)}
+    assert {"a", "b", "s", "t", "u", "e", "m"} <= {step.slot for step in steps_on(cache, Update)}
+
+
+def test_lists_of_every_sort_are_drawn():
+    """Lists are empty, of one class, mixed and nested, and their children are updated."""
+    made = steps_on("CacheList", Construct)
+    kinds = {tuple(child.cache for child in step.children) for step in made}
+    updated = {step.slot for step in steps_on("CacheList", Update)}
+
+    assert {(), ("KVCache", "KVCache"), ("ArraysCache", "KVCache")} <= kinds
+    assert any("CacheList" in one for one in kinds)
+    assert {"a.0", "a.1", "b.1", "a.0.0", "m.0"} <= updated
+    assert {"a.0", "a.1.1"} <= {step.slot for step in steps_on("CacheList", SetItem)}
+
+
+def test_odd_queries_are_drawn():
+    """Empty queries, one token, shared prefixes, equal but different tokens, several models."""
+    asked = steps_on("PromptTrie", TrieSearch)
+    tokens = {step.tokens for step in asked}
+    kinds = {type(token) for step in asked for token in step.tokens}
+
+    assert {(), (1,), (1, 2), (1, 2, 3)} <= tokens
+    assert {int, bool, float, str, type(None)} <= kinds
+    assert {"m", "n", None, 7} <= {step.model for step in asked}
+
+
+def test_insertions_and_fetches_of_every_sort_are_drawn():
+    """Lists of none, one and two caches, fetched ones too, of every type and one unknown."""
+    inserted = steps_on("LRUPromptCache", LruInsert)
+    trims = steps_on("LRUPromptCache", LruTrim)
+
+    assert {step.cache_type for step in inserted} == {"assistant", "user", "system", "tool"}
+    assert {(), ("s",), ("s", "t"), ("f0",)} <= {step.caches for step in inserted}
+    assert {None, 0, 1, -1} <= {step.n_sequences for step in trims}
+    assert {None, 0, -1} <= {step.n_bytes for step in trims}
+    assert any(step.slot == "f0" for step in steps_on("LRUPromptCache", Update))
+    sizes = {step.args["max_size"] for step in steps_on("LRUPromptCache", Construct)
+             if step.cache == "LRUPromptCache"}  # fmt: skip
+    assert {0, 1, 3} <= sizes
 
 
 def test_illegal_arguments_are_drawn():
@@ -160,122 +240,3 @@ def test_hypothesis_search_goes_on_past_one_round():
     search("hypothesis", 0, visit)
 
     assert len(seen) == 450
-
-
-# What the shrinker tries.
-
-
-def candidates(trace):
-    """Yield every trace that the shrinker would try next."""
-    for simpler in SIMPLER_TRACES:
-        yield simpler(trace)
-    for index, step in enumerate(trace.steps):
-        for other in (*simpler_steps(step), *with_other_numbers(step)):
-            yield trace.part([*trace.steps[:index], other, *trace.steps[index + 1 :]])
-        for later in trace.steps[index + 1 : index + 3]:
-            for both in merged(step, later):
-                yield trace.part([both])
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=trace_bytes(), cache=caches, mode=modes)
-def test_what_the_shrinker_tries_are_traces(data, cache, mode):
-    """Every candidate of the shrinker can be written, and read again as it is."""
-    trace = generate(data, CONTRACT, cache, mode)
-    trace = trace.part(trace.steps[:12])
-
-    for candidate in candidates(trace):
-        assert loads(dumps(candidate)) == candidate
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        (update(MAX_DIMENSION), update(MAX_DIMENSION)),
-        (update(3_000), update(1_097)),
-        (Trim(n=2**31 - 1), Trim(n=1)),
-        (Trim(n=-(2**31)), Trim(n=-1)),
-    ],
-)
-def test_shrunk_trace_stays_within_the_format(steps):
-    """Two steps are not merged into one that no trace file may hold."""
-    meant = Signature("0.32.2", "KVCache", "update", "keys")
-
-    def amount(trace):
-        rows = (s.keys.shape[2] if isinstance(s, Update) else s.n for s in trace.steps)
-        return sum(rows)
-
-    def run(trace):
-        found = Divergence(meant, len(trace.steps) - 1, "keys", None, None, {})
-        shows = amount(trace) == amount(trace_of(*steps))
-        return Run(divergences=[found] if shows else [], log=list(trace.steps))
-
-    small = shrink(trace_of(*steps), meant, run)
-
-    assert amount(small) == amount(trace_of(*steps))
-    assert loads(dumps(small)) == small
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=trace_bytes(), cache=caches)
-def test_simpler_is_never_longer(data, cache):
-    """A simpler trace has as many steps, and a simpler step stays the same operation."""
-    trace = generate(data, CONTRACT, cache, "in-place")
-
-    for simpler in SIMPLER_TRACES:
-        changed = simpler(trace)
-        assert [type(step) for step in changed.steps] == [type(step) for step in trace.steps]
-    for step in trace.steps[:12]:
-        assert {type(other) for other in simpler_steps(step)} <= {type(step)}
-
-
-@pytest.mark.parametrize(
-    ("step", "simplest"),
-    [
-        (Trim(n=37), Trim(n=1)),
-        (Mask(n=5, window=3, return_array=True), Mask(n=5)),
-        (Quantize(group_size=32, bits=8), Quantize()),
-        (construct("RotatingKVCache", max_size=4, keep=2), construct("RotatingKVCache", keep=2)),
-        (CausalMask(n=3, left_padding=(1, 2)), CausalMask(n=3)),
-    ],
-)
-def test_arguments_are_made_simple(step, simplest):
-    """Arguments come down to the simplest number, or to being left out."""
-    tried = set()
-    waiting = [step]
-    while waiting:
-        for other in simpler_steps(waiting.pop()):
-            if (text := dumps(trace_of(other))) not in tried:
-                tried.add(text)
-                waiting.append(other)
-
-    assert dumps(trace_of(simplest)) in tried
-
-
-# Plain words.
-
-
-def test_every_operation_can_be_told():
-    """Each operation has words of its own, without the name of its class."""
-    drawn = {}
-    for cache in (*CACHES, FUNCTIONS):
-        for trace in [*traces(cache, number=120), *traces(cache, number=120, release="0.31.3")]:
-            drawn |= {type(step): step for step in trace.steps}
-    told = {kind: tell_step(step) for kind, step in drawn.items()}
-
-    assert set(told) == set(OPERATIONS)
-    assert len(set(told.values())) == len(told)
-    assert all(isinstance(text, str) and f"{kind.__name__}(" not in text.replace("KVCache(", "")
-               for kind, text in told.items())  # fmt: skip
-
-
-def test_a_trace_is_told_step_by_step():
-    """A trace is numbered lines and its settings."""
-    trace = trace_of(construct(), update(2), Trim(n="offset-1"), step_size=4, mode="in-place")
-
-    assert tell_trace(trace).splitlines() == [
-        "  1. a = KVCache()",
-        "  2. a: update with 2 tokens, float32 [1, 2, 2, 2]",
-        "  3. a: trim offset-1",
-        "     growth step 4, in-place mode",
-    ]

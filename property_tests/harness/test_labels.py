@@ -7,9 +7,10 @@ import pytest
 from property_tests.harness.ports import update
 
 from kvlockstep._labels import Labels
-from kvlockstep._operations import build
+from kvlockstep._recipes import Bits, Literals, Rows
+from kvlockstep._side import build
 from kvlockstep._snapshots import Camera, settle
-from kvlockstep._trace import Bits, Literals, Rows, SetState, Trim, Update
+from kvlockstep._steps import SetItem, SetState, Trim, Update
 
 
 def label(labels: Labels, array: mx.array) -> str | None:
@@ -108,3 +109,12 @@ def test_updates_without_rows_do_not_count():
     empty, flat, step = update(0), Update(keys=Rows(shape=(3,))), update(1, start=9)
 
     assert label(Labels([empty, flat, step]), keys_of(step)) == "0"
+
+
+def test_arrays_put_into_slots_are_counted_too():
+    """An array assigned to a slot feeds its rows; one that is None feeds none."""
+    recipe = Rows(shape=(1, 2, 2, 3), start=30)
+    labels = Labels([SetItem(index=0, value=recipe), SetItem(index=1, value=None), update(1)])
+
+    assert label(labels, build(recipe)) == "0 1"
+    assert label(labels, keys_of(update(1))) == "2"

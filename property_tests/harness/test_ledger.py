@@ -18,7 +18,8 @@ from property_tests.harness.ports import (
 from kvlockstep._divergence import Divergence, Signature
 from kvlockstep._jobs import LEDGER, check_ledger
 from kvlockstep._ledger import Entry, Ledger, LedgerError, add_entry, judge_witness, name_for
-from kvlockstep._trace import Trim, read
+from kvlockstep._steps import Trim
+from kvlockstep._trace import read
 
 ENTRY = {
     "id": "one-too-many",

@@ -16,9 +16,11 @@ from property_tests.harness.ports import (
 
 from kvlockstep._divergence import Divergence, Run, Signature
 from kvlockstep._generate import generate
+from kvlockstep._recipes import Bits, Rows
 from kvlockstep._search import seeded_bytes
 from kvlockstep._shrink import shrink
-from kvlockstep._trace import Bits, Rows, Trim, Update, dumps
+from kvlockstep._steps import Trim, Update
+from kvlockstep._trace import dumps
 
 RELEASED = release_module()
 

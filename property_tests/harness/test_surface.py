@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from property_tests.harness.ports import RELEASE, module_with, release_module
+from property_tests.harness.ports import NAMES, RELEASE, module_with, release_module
 
-from kvlockstep._caches import CACHES
 from kvlockstep._contract import contract_of, signatures
 from kvlockstep._surface import compare_surfaces
 from kvlockstep._targets import Target
@@ -25,7 +24,7 @@ def test_release_has_its_own_surface(release):
     assert compare(release_module(release), release) == (set(), [])
 
 
-@pytest.mark.parametrize("name", [*CACHES, "create_causal_mask", "create_attention_mask"])
+@pytest.mark.parametrize("name", NAMES)
 def test_lacking_name_is_reported_once(name):
     """A class or function that is not there is lacking, without each of its members."""
     assert compare(module_with(lacks=(name,))) == ({name}, [])

@@ -18,18 +18,17 @@ from kvlockstep._contract import contract_of
 from kvlockstep._generate import generate
 from kvlockstep._jobs import CORPUS
 from kvlockstep._operations import OPERATIONS
+from kvlockstep._recipes import Literals
 from kvlockstep._search import trace_bytes
+from kvlockstep._steps import Trim, Update
 from kvlockstep._trace import (
     FORMAT,
     MAX_STEPS,
     VERSION,
     AnyStep,
-    Literals,
     Mode,
     Trace,
     TraceError,
-    Trim,
-    Update,
     dumps,
     loads,
     read,

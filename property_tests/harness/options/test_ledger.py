@@ -8,7 +8,7 @@ import pytest
 from property_tests.harness.ports import TRIM_SAYS_TOO_MANY, construct, trace_of
 
 from kvlockstep._ledger import Entry, add_entry
-from kvlockstep._trace import Trim
+from kvlockstep._steps import Trim
 
 RUN = ("--cache=KVCache", "--steps=60")
 

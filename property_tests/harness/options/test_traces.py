@@ -6,7 +6,8 @@ import pytest
 from property_tests.harness.ports import TRIM_SAYS_TOO_MANY, construct, trace_of
 
 from kvlockstep._jobs import CORPUS
-from kvlockstep._trace import Trim, write
+from kvlockstep._steps import Trim
+from kvlockstep._trace import write
 
 CORPUS_TEST = "test_corpus.py::test_corpus[0.32.2-{}]"
 

@@ -1,0 +1,105 @@
+"""Steps on what mlx-lm keeps prompts in: lists of caches, token buffers, trie and LRU cache."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from kvlockstep._recipes import Count
+from kvlockstep._steps import Addresses, OnSlot, Step
+
+Model = str | int | None
+Token = int | float | bool | str | None
+Tokens = Annotated[tuple[Token, ...], Meta(max_length=256)]
+
+
+class MakePrompt(Step, frozen=True, tag="make_prompt_cache", kw_only=True):
+    """`make_prompt_cache(model, max_kv_size)`, its caches put into slots `to` + "0", "1", ...
+
+    The model has so many `layers`; with `makes`, also a `make_cache` that returns one `KVCache`.
+    """
+
+    layers: Annotated[int, Meta(ge=0, le=8)]
+    max_kv_size: Count | None = None
+    makes: bool = False
+    to: Annotated[str, Meta(pattern=r"^[a-z]{1,8}$(?!\n)")] = "p"
+
+
+class CanTrimPrompt(Step, frozen=True, tag="can_trim_prompt_cache", kw_only=True):
+    """`can_trim_prompt_cache([caches at slots])`."""
+
+    slots: Addresses
+
+
+class TrimPrompt(Step, frozen=True, tag="trim_prompt_cache", kw_only=True):
+    """`trim_prompt_cache([caches at slots], n)`."""
+
+    slots: Addresses
+    n: Count | float
+
+
+class AppendTokens(OnSlot, frozen=True, tag="append_tokens", kw_only=True):
+    """`update_and_fetch(tokens)` of a token buffer: an int32 array, or a list."""
+
+    tokens: Annotated[tuple[Count, ...], Meta(max_length=1024)]
+    as_list: bool = False
+
+
+class OnSequence(OnSlot, frozen=True, kw_only=True):
+    """A step that names a sequence of tokens of one model."""
+
+    model: Model = "m"
+    tokens: Tokens
+
+
+class TrieAdd(OnSequence, frozen=True, tag="trie_add", kw_only=True):
+    """`add(model, tokens, value)`."""
+
+    value: int | None = 0
+
+
+class TrieGet(OnSequence, frozen=True, tag="trie_get", kw_only=True):
+    """`get(model, tokens)`."""
+
+
+class TriePop(OnSequence, frozen=True, tag="trie_pop", kw_only=True):
+    """`pop(model, tokens)`."""
+
+
+class TriePopPrefixes(OnSequence, frozen=True, tag="trie_pop_prefixes", kw_only=True):
+    """`pop_prefixes(model, tokens)`."""
+
+
+class TrieSearch(OnSequence, frozen=True, tag="trie_search", kw_only=True):
+    """`search(model, tokens)`; the result is seen with whether `exact` is the list asked for."""
+
+
+class LruInsert(OnSequence, frozen=True, tag="lru_insert", kw_only=True):
+    """`insert_cache(model, tokens, [caches at `caches`], cache_type=cache_type)`."""
+
+    caches: Addresses
+    cache_type: str = "assistant"
+
+
+class LruFetch(OnSequence, frozen=True, tag="lru_fetch", kw_only=True):
+    """`fetch_nearest_cache(model, tokens)`, its caches put into slots `to` + "0", "1", ...
+
+    The result is seen as the number of caches (None for none), the tokens that are left, and
+    whether those are the list asked for.
+    """
+
+    to: Annotated[str, Meta(pattern=r"^[a-z]{1,8}$(?!\n)")] = "f"
+
+
+class LruTrim(OnSlot, frozen=True, tag="lru_trim_to", kw_only=True):
+    """`trim_to(n_sequences=n_sequences, n_bytes=n_bytes)`."""
+
+    n_sequences: Count | None = None
+    n_bytes: Count | None = None
+
+
+AnyPromptStep = (
+    MakePrompt | CanTrimPrompt | TrimPrompt | AppendTokens | TrieAdd | TrieGet | TriePop
+    | TriePopPrefixes | TrieSearch | LruInsert | LruFetch | LruTrim
+)  # fmt: skip
