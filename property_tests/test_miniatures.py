@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -18,15 +16,14 @@ from kvlockstep._contract import contract_of
 from kvlockstep._divergence import Run, Signature
 from kvlockstep._engine import Lockstep
 from kvlockstep._gate import run_job
-from kvlockstep._jobs import Job, JobReport
+from kvlockstep._jobs import Job
 from kvlockstep._settings import Settings
+from kvlockstep._tally import Tally
 from kvlockstep._targets import load_target
 from kvlockstep._trace import Trace, dumps, read
 from kvreference import RELEASES
 
-ALL = pytest.mark.parametrize("miniature", MINIATURES, ids=lambda miniature: miniature.name)
-
-# What the issue that asked for miniatures names.
+# What the issues that asked for miniatures name.
 NAMED = {
     "off-by-one-after-the-wrap",
     "keep-ignored-after-the-wrap",
@@ -48,19 +45,30 @@ NAMED = {
     "copy-shares-its-future",
     "nbytes-off-by-the-spare",
     "scales-in-the-wrong-dtype",
+    "left-padding-not-moved-by-the-roll",
+    "idx-stays-when-a-filter-cuts-padding",
+    "empty-peer-padded-with-own-batch-size",
+    "mask-forgets-the-last-rows-padding",
+    "rotated-flag-lost",
+    "tie-goes-to-the-first",
+    "bytes-of-the-overwritten-kept",
 }
+# The classes whose faults came with them: at least so many.
+LATER = {
+    "BatchKVCache",
+    "BatchRotatingKVCache",
+    "ArraysCache",
+    "CacheList",
+    "TokenBuffer",
+    "PromptTrie",
+    "LRUPromptCache",
+}
+LATER_COUNT = 25
 
 MANY = 1_000_000_000
-
-
-class Hasty(JobReport):
-    """A report that has had enough steps as soon as something undeclared shows."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set a field; no budget is larger than the steps after a first divergence."""
-        if name == "steps" and getattr(self, "undeclared", None):
-            value = MANY
-        super().__setattr__(name, value)
+# The search ends when a trace of so few steps has shown the fault, or when so many traces have.
+SHORT = 20
+SHOWINGS = 2
 
 
 @dataclass(frozen=True)
@@ -71,27 +79,54 @@ class Caught:
     trace: Trace
 
 
+def hasty(miniature: Miniature) -> type[Tally]:
+    """Return a tally that has seen enough when the fault has shown, and explains it alone."""
+
+    class Hasty(Tally):
+        def run(self, trace: Trace) -> Run:
+            """Run a trace; no budget is larger than the steps after enough divergences."""
+            run = super().run(trace)
+            for signature, shortest in self.shortest.items():
+                seen = self.report.undeclared[signature]
+                enough = seen >= SHOWINGS or len(shortest.steps) <= SHORT
+                if enough and self.report.steps < MANY and miniature.is_shown_by(signature):
+                    self.report.steps += MANY
+            return run
+
+        def explain(self) -> None:
+            """Shrink the shortest trace that shows the fault."""
+            shown = filter(miniature.is_shown_by, self.shortest)
+            self.shortest = {signature: self.shortest[signature] for signature in islice(shown, 1)}
+            super().explain()
+
+    return Hasty
+
+
+@pytest.fixture(scope="module", params=MINIATURES, ids=lambda miniature: miniature.name)
+def miniature(request: pytest.FixtureRequest) -> Miniature:
+    """Return one miniature after the other; all tests of one follow each other."""
+    chosen: Miniature = request.param
+    chosen.build()
+    return chosen
+
+
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Miniature], Caught]:
-    """Return a function that runs the gate's CI profile until it has caught a miniature."""
-
-    @cache
-    def run(miniature: Miniature) -> Caught:
-        miniature.build()
-        job = Job("lockstep", miniature.release, miniature.cache, miniature.mode)
-        folder = tmp_path_factory.mktemp(miniature.name)
-        with mock.patch.object(_gate, "JobReport", Hasty):
-            report = run_job(job, Settings(target=miniature.target, profile="ci", report=folder))
-        assert not report.broken
-        assert report.found, f"nothing was found in {report.steps} steps"
-        return Caught(report.found[0].signature, read(Path(report.found[0].trace)))
-
-    return run
+def caught(miniature: Miniature, tmp_path_factory: pytest.TempPathFactory) -> Caught:
+    """Run the gate's CI profile until it has caught the miniature."""
+    job = Job("lockstep", miniature.release, miniature.searched or miniature.cache, miniature.mode)
+    settings = Settings(
+        target=miniature.target, profile="ci", report=tmp_path_factory.mktemp(miniature.name)
+    )
+    with mock.patch.object(_gate, "Tally", hasty(miniature)):
+        report = run_job(job, settings)
+    assert not report.broken
+    assert report.found, f"nothing was found in {report.steps % MANY} steps: {report.undeclared}"
+    found = report.found[0]
+    return Caught(found.signature, read(Path(found.trace)))
 
 
 def run_beside_release(miniature: Miniature, target: str, trace: Trace) -> Run:
     """Run `trace` on the miniature's release and on `target`."""
-    miniature.build()
     loaded = load_target(target, miniature.release)
     return Lockstep(contract_of(miniature.release), loaded).run(trace)
 
@@ -101,40 +136,35 @@ def is_of_an_outcome(signature: Signature) -> bool:
     return signature.field.split()[0] in ("raises", "returns", "message")
 
 
-@ALL
-def test_is_caught(miniature: Miniature, gate: Callable[[Miniature], Caught]) -> None:
+def test_is_caught(miniature: Miniature, caught: Caught) -> None:
     """The CI profile catches each miniature, in the operation and in the way of its fault."""
-    found = gate(miniature).signature
-    expected = miniature.release, miniature.cache, miniature.shows
-    assert (found.contract, found.cache, found.operation) == expected
+    found = caught.signature
+    assert miniature.is_shown_by(found)
+    assert found[:3] == miniature.signature[:3]
     shown = run_beside_release(miniature, miniature.target, miniature.by_hand).signatures()
     assert is_of_an_outcome(found) == any(map(is_of_an_outcome, shown))
 
 
-@ALL
-def test_shrinks_to_the_shortest(miniature: Miniature, gate: Callable[[Miniature], Caught]) -> None:
+def test_shrinks_to_the_shortest(miniature: Miniature, caught: Caught) -> None:
     """The trace that the gate writes has no more steps than the shortest one found by hand."""
-    trace = gate(miniature).trace
-    assert len(trace.steps) <= miniature.steps, dumps(trace)
+    assert len(caught.trace.steps) <= miniature.steps, dumps(caught.trace)
 
 
-@ALL
-def test_by_hand_is_the_shortest(miniature: Miniature, gate: Callable[[Miniature], Caught]) -> None:
+def test_by_hand_is_the_shortest(miniature: Miniature, caught: Caught) -> None:
     """The trace found by hand shows the fault, needs all of its steps, and no search beats it."""
     steps = miniature.by_hand.steps
-    run = run_beside_release(miniature, miniature.target, miniature.by_hand)
-    assert {signature.operation for signature in run.signatures()} == {miniature.shows}
+    shown = run_beside_release(miniature, miniature.target, miniature.by_hand).signatures()
+    assert {signature.operation for signature in shown} == {miniature.shows}
+    assert any(map(miniature.is_shown_by, shown)), shown
     for index in range(len(steps)):
         part = miniature.by_hand.part(steps[:index] + steps[index + 1 :])
         assert not run_beside_release(miniature, miniature.target, part).divergences
-    found = gate(miniature).trace
-    assert len(found.steps) >= miniature.steps, dumps(found)
+    assert len(caught.trace.steps) >= miniature.steps, dumps(caught.trace)
 
 
-@ALL
-def test_release_shows_nothing(miniature: Miniature, gate: Callable[[Miniature], Caught]) -> None:
+def test_release_shows_nothing(miniature: Miniature, caught: Caught) -> None:
     """The release itself, as the target, shows nothing over the traces of the miniature."""
-    for trace in (miniature.by_hand, gate(miniature).trace):
+    for trace in (miniature.by_hand, caught.trace):
         run = run_beside_release(miniature, f"release:{miniature.release}", trace)
         assert run.steps == len(trace.steps)
         assert not run.divergences
@@ -145,6 +175,10 @@ def test_the_issue_is_covered() -> None:
     assert {miniature.name for miniature in MINIATURES} >= NAMED
     assert {miniature.release for miniature in MINIATURES} == set(RELEASES)
     assert {miniature.cache for miniature in MINIATURES} == {*CACHES, FUNCTIONS}
+    later = [miniature for miniature in MINIATURES if miniature.cache in LATER]
+    assert len(later) >= LATER_COUNT
+    assert {miniature.cache for miniature in later} == LATER
+    assert all(miniature.field for miniature in later)
 
 
 def test_names_are_told_apart() -> None:
