@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKED := impl reference conformance/kvlockstep
 
-.PHONY: conformance test lint bench clean
+.PHONY: conformance test models lint bench clean
 
 conformance: $(READY)
 	@$(BIN)/kvlockstep run
 
 test: $(READY)
 	@$(BIN)/pytest -n auto
+
+models: $(READY)
+	@$(BIN)/pytest -n auto models_tests
 
 lint: $(READY)
 	$(BIN)/ruff check .
