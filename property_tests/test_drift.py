@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from property_tests.harness.ports import construct, trace_of, update
 
+import kvreference
 from kvlockstep._caches import CACHES
+from kvlockstep._contract import contract_of
+from kvlockstep._engine import Lockstep
 from kvlockstep._gate import run_job
 from kvlockstep._jobs import Job, JobReport
 from kvlockstep._settings import Settings
+from kvlockstep._steps import Mask, Prepare, Transfer
+from kvlockstep._targets import load_target
+from kvlockstep._trace import AnyStep
 
 # FACTS, "Releases": the rows of its table that are about these classes.
 DIFFERENCES = [
@@ -19,6 +27,28 @@ DIFFERENCES = [
     pytest.param("KVCache", "set_state", "raises ValueError", id="state-takes-the-offset"),
     pytest.param("RotatingKVCache", "update", "result[0]", id="a-ring-that-is-not-full"),
     pytest.param("ChunkedKVCache", "front_trim", "start_position", id="front-trim-by-valid-rows"),
+    pytest.param("ArraysCache", "construct", "state", id="state-holds-the-paddings"),
+    pytest.param("CacheList", "reload", "child: keys", id="state-of-a-list"),
+    pytest.param("BatchKVCache", "extend", "keys", id="extend-with-an-empty-peer"),
+    pytest.param("BatchRotatingKVCache", "reload", "rotated", id="rotated-restored"),
+]
+# Those that take several steps to come to, each with the shortest.
+BATCH = construct("BatchKVCache", left_padding=(0,))
+TRACES = [
+    pytest.param(
+        "mask/result",
+        (
+            construct("ArraysCache", size=1, left_padding=(1,)),
+            Prepare(lengths=(1,)),
+            Mask(n=2, bare=True),
+        ),
+        id="mask-of-both-paddings",
+    ),
+    pytest.param(
+        "update/other cache: offset",
+        (BATCH, replace(BATCH, slot="b"), update(256), Transfer(slot="b", source="a"), update(1)),
+        id="offset-in-place",
+    ),
 ]
 
 
@@ -40,9 +70,19 @@ def test_finds_what_was_measured(drift: JobReport, cache: str, operation: str, f
     assert ("0.32.2", cache, operation, field) in drift.undeclared
 
 
+@pytest.mark.parametrize(("shown", "steps"), TRACES)
+def test_finds_what_takes_several_steps(shown: str, steps: tuple[AnyStep, ...]) -> None:
+    """A difference that a search seldom comes to shows in its trace."""
+    target = load_target("release:0.31.3", "0.32.2")
+    run = Lockstep(contract_of("0.32.2"), target).run(trace_of(*steps))
+    assert shown in {f"{s.operation}/{s.field}" for s in run.signatures()}
+
+
 def test_tells_what_is_lacking(drift: JobReport) -> None:
     """The method that 0.32 added is lacking in 0.31, and no divergence."""
-    assert {f"{cache}.keys_and_values" for cache in CACHES} <= drift.lacking
+    caches = kvreference.load("0.32.2").cache
+    adding = {cache for cache in CACHES if hasattr(getattr(caches, cache), "keys_and_values")}
+    assert {f"{cache}.keys_and_values" for cache in adding} <= drift.lacking
     assert not [s for s in drift.undeclared if s.operation == "fetch"]
 
 

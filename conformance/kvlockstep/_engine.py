@@ -21,33 +21,24 @@ from kvlockstep._arrays import RecipeError
 from kvlockstep._caches import CACHES, FUNCTIONS
 from kvlockstep._compare import is_unset, same_error
 from kvlockstep._contract import DERIVED, Contract, Level
-from kvlockstep._divergence import Cell, Pair, Run
-from kvlockstep._facts import counts_of
+from kvlockstep._divergence import Run
 from kvlockstep._findings import Findings, Logged, Meaning, Place
 from kvlockstep._growth import growth_step
 from kvlockstep._memento import Memento, arrays_in, exchange
 from kvlockstep._operations import OPERATIONS, Operation, destination, operands, present
-from kvlockstep._prompt_steps import OnSequence, TrimPrompt
 from kvlockstep._side import Handle, Side, walk
-from kvlockstep._sizes import Sizes, resolve, sizes_of, slot_shapes_of
+from kvlockstep._sizes import resolve, sizes_of
 from kvlockstep._snapshots import Camera, Raised, Snapshot, look, settle
-from kvlockstep._states import leaves_of, state_of
 from kvlockstep._steps import (
     Construct,
-    Copy,
-    Extend,
     Hold,
     Made,
     OnSlot,
-    Reload,
-    SetState,
-    Transfer,
-    Trim,
-    Update,
 )
 from kvlockstep._targets import Target
 from kvlockstep._trace import AnyStep, Trace, TraceError
 from kvlockstep._undefined import zone_of
+from kvlockstep._watch import Watch
 
 
 class Lockstep:
@@ -102,10 +93,9 @@ class _Course:
         # At level `state` a rollback needs the content of buffers that are not compared.
         self.unseen = lockstep.target.transactional and lockstep.level == "state"
         self.result = Run()
+        self.watch = Watch(self.left, self.result)
         self.findings = Findings(lockstep.target.errors)
         self.logged: dict[int, Logged] = {}
-        self.trimmed: set[str] = set()
-        self.tokens: set[Any] = set()
         # The reference as it was last seen: what a rollback puts back.
         self.before: dict[str, list[Any]] = {}
         self.contents: dict[int, Snapshot] = {}
@@ -142,7 +132,7 @@ class _Course:
         if type(step) is not Hold:
             left.let_go()
             right.let_go()
-        context = self._count(step, name, operation.name, taken, caches, sizes)
+        context = self.watch.note(step, name, operation.name, taken, caches, sizes, self.contents)
         self.logged[index] = Logged(step, name, operation.name, sizes, context)
         roots = {address.partition(".")[0] for address in taken}
         saved = None
@@ -309,57 +299,6 @@ class _Course:
                 where = derived if field in DERIVED or type(one) is Raised else place
                 self.findings.compare(where, (prefix + field,), one, other)
 
-    def _count(
-        self,
-        step: AnyStep,
-        name: str,
-        operation: str,
-        taken: Sequence[str],
-        caches: Sequence[Any],
-        sizes: Sizes,
-    ) -> dict[str, Any]:
-        """Count the step, and return what the ledger may want to know of its caches."""
-        every = [sizes, *map(sizes_of, caches[1:])] if sizes else [*map(sizes_of, caches)]
-        found = zip(taken, caches, every, strict=True)
-        states = [state_of(cache, own, address in self.trimmed) for address, cache, own in found]
-        state = states[0] if states and isinstance(step, OnSlot) else "none"
-        self.result.steps += 1
-        self.result.cells[Cell(name, operation, state)] += 1
-        if len(states) > 1 and operation in CACHES[name].peers if name in CACHES else False:
-            for cache, other in zip(caches[1:], states[1:], strict=True):
-                if type(cache) is type(caches[0]):
-                    self.result.pairs[Pair(name, operation, state, other)] += 1
-        pairs = zip(taken, caches, strict=True)
-        leaves = [leaves_of(address, cache, self.trimmed) for address, cache in pairs]
-        self._note_trims(step, taken)
-        peer = every[1] if len(every) > 1 else {}
-        context: dict[str, Any] = {f"peer_{size}": number for size, number in peer.items()}
-        context["sizes"] = every
-        context |= counts_of(caches, self.contents)
-        context["classes"] = [type(cache).__name__ for cache in caches]
-        context["states"] = states
-        context["slot_shapes"] = [slot_shapes_of(cache) for cache in caches]
-        context["leaves"] = [[name for name, _ in inside] for inside in leaves]
-        context["leaf_batches"] = [[batch for _, batch in inside] for inside in leaves]
-        if isinstance(step, OnSequence):
-            self.tokens |= {*step.tokens}
-            context["tokens_so_far"] = set(self.tokens)
-        context["trimmable"] = type(step) is Trim and _is_trimmable(caches[0])
-        return context
-
-    def _note_trims(self, step: AnyStep, taken: Sequence[str]) -> None:
-        """Remember which caches were trimmed by their last change."""
-        if isinstance(step, (Trim, TrimPrompt)):
-            for address in taken:
-                self.trimmed |= {below for below, _ in walk(address, self.left.at(address))}
-        elif isinstance(step, (Update, SetState, Transfer, Extend)):
-            self.trimmed.discard(step.slot)
-        if (slot := destination(step)) is not None:
-            same = isinstance(step, (Copy, Reload)) and taken[0] in self.trimmed
-            self.trimmed = {one for one in self.trimmed if one.partition(".")[0] != slot}
-            if same:
-                self.trimmed.add(slot)
-
     def _lacks_class(self, name: str) -> bool:
         if name not in CACHES:
             raise TraceError(f"cache {name!r}: expected one of {', '.join(CACHES)}")
@@ -415,10 +354,3 @@ def _attempt(operation: Operation, side: Side, step: AnyStep) -> Any:
         raise
     except Exception as error:
         return Raised(error.with_traceback(None))
-
-
-def _is_trimmable(cache: Any) -> bool:
-    try:
-        return bool(cache.is_trimmable())
-    except Exception:
-        return False

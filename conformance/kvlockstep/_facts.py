@@ -42,7 +42,7 @@ def facts_of(step: AnyStep, sizes: Sizes, context: dict[str, Any]) -> dict[str, 
     where there are none. The sizes of the first peer are `peer_offset`, ...
 
     For an update: `keys_shape`, `values_shape`, `keys_rows`, `values_rows` (-1 where the rank has
-    no sequence axis), `keys_dtype`, `values_dtype`. For a `set_state`: the number of `items`, the
+    no sequence axis), `keys_dtype`, `values_dtype`. For a `set_state`: `state`, its `items`, the
     `shapes` of its arrays (those in triples left out), `keys_rows` (-1 without keys), and
     `scalars`, what stands behind keys and values, and `kinds`, what each item is: "array", "None",
     "int", "str", a list of kinds. For a construction: its arguments and `cache`.
@@ -61,6 +61,7 @@ def facts_of(step: AnyStep, sizes: Sizes, context: dict[str, Any]) -> dict[str, 
         keys = keys[0] if isinstance(keys, tuple) and keys else keys
         return {
             **facts,
+            "state": step.state,
             "items": len(step.state),
             "shapes": [item.shape for item in step.state if isinstance(item, AnyRecipe)],
             "keys_rows": _rows(keys) if isinstance(keys, AnyRecipe) else -1,
