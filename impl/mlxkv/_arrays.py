@@ -246,7 +246,7 @@ class ArraysCache(Cache):
         side has), `SlotShapeError`. Source: 0.31.3 cache.py:642-671, 0.32.2 cache.py:638-667.
         """
         if not isinstance(other, ArraysCache):
-            raise PeerError(self, "extend", "another ArraysCache", type(other).__name__)
+            raise PeerError.between(self, "extend", ArraysCache, other)
         if len(self.cache) != len(other.cache):
             expected = f"a cache of {len(self.cache)} slots"
             raise CountError(self, "extend", expected, f"{len(other.cache)} slots")
@@ -347,7 +347,7 @@ class ArraysCache(Cache):
             raise NothingError(cls.__name__, "merge", "at least one cache", "none")
         for cache in caches:
             if not isinstance(cache, ArraysCache):
-                raise PeerError(cls.__name__, "merge", "ArraysCaches", type(cache).__name__)
+                raise PeerError.between(cls.__name__, "merge", ArraysCache, cache)
             if len(cache.cache) != len(caches[0].cache):
                 expected = f"caches of {len(caches[0].cache)} slots"
                 raise CountError(cls.__name__, "merge", expected, f"{len(cache.cache)} slots")

@@ -179,7 +179,7 @@ class BatchCache(PlainCache):
 
     def _check_peer(self, other: Any, family: type[BatchCache]) -> None:
         if not isinstance(other, family):
-            raise PeerError(self, "extend", *_tell_classes(family, other))
+            raise PeerError.between(self, "extend", family, other)
 
     def _check_settled(self, other: BatchCache) -> None:
         """Raise while right padding is pending in either: it would go to other rows, or be lost."""
@@ -292,15 +292,8 @@ def check_caches(name: str, caches: Any, family: type[PlainCache]) -> list[Any]:
         raise NothingError(name, "merge", "at least one cache", "none")
     for cache in every:
         if not isinstance(cache, family):
-            raise PeerError(name, "merge", *_tell_classes(family, cache))
+            raise PeerError.between(name, "merge", family, cache)
     return every
-
-
-def _tell_classes(family: type[PlainCache], got: object) -> tuple[str, str]:
-    """What was expected and what came, with its module where the names are the same."""
-    cls = type(got)
-    name = cls.__name__
-    return f"a {family.__name__}", f"{cls.__module__}.{name}" if name == family.__name__ else name
 
 
 def stack(name: str, rows: list[Pair | None], lengths: list[int]) -> Pair:

@@ -174,6 +174,14 @@ class ListMetaStateError(MetaStateError, IndexError):
 class PeerError(CacheError, TypeError, AttributeError, ValueError):
     """Another cache takes part, and it is not of the kind that it should be."""
 
+    @classmethod
+    def between(cls, cache: object, operation: str, family: type, peer: object) -> PeerError:
+        """The error for a peer of another class; its module is named where the names are equal."""
+        kind = type(peer)
+        same = kind.__name__ == family.__name__
+        got = f"{kind.__module__}.{kind.__name__}" if same else kind.__name__
+        return cls(cache, operation, f"another {family.__name__}", got)
+
 
 class UnsupportedError(CacheError, AttributeError):
     """The cache, or a child of it, does not have the operation."""

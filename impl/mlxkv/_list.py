@@ -85,7 +85,7 @@ def check_lists(owner: object, operation: str, lists: Sequence[Any]) -> None:
     """Raise unless all are caches of caches."""
     for one in lists:
         if not isinstance(one, CacheList):
-            raise PeerError(owner, operation, "CacheLists", type(one).__name__)
+            raise PeerError.between(owner, operation, CacheList, one)
 
 
 def check_counts(owner: object, operation: str, lists: Sequence[Any]) -> None:
