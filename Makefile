@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKED := impl reference conformance/kvlockstep
 
-.PHONY: conformance test models lint bench clean
+.PHONY: conformance test models lint bench fuzz clean
 
 conformance: $(READY)
 	@$(BIN)/kvlockstep run
@@ -24,6 +24,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/run.py
+
+# Files that a reader must load or refuse, for three minutes; a finding is left in fuzz/.
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,fuzz]'
+	$(BIN)/python fuzz/fuzz_prompt_cache.py -max_total_time=180 -artifact_prefix=fuzz/
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache kvlockstep-report

@@ -70,9 +70,9 @@ def use_in_mlx_lm() -> InMlxLm:
     meanwhile takes the port's from the cache module, and is put back as well. Modules of other
     packages are not touched: what they imported by name before stays mlx-lm's.
 
-    Functions of the cache module that the port has not stay mlx-lm's own, and work with the
-    port's classes, which they find there by name: `load_prompt_cache` returns the port's caches,
-    and `save_prompt_cache` writes them as the same bytes as mlx-lm's.
+    That includes `save_prompt_cache` and `load_prompt_cache`: files have the same bytes, are
+    replaced as a whole, and those of other generations load too. A function of the cache module
+    that the port has not would stay mlx-lm's own, and find the port's classes there by name.
 
     Caches keep the class they were made with. Do not go on with mlx-lm's meanwhile, nor with the
     port's afterwards: a batch of both raises, and a model that asks `isinstance` does not know

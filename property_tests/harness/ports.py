@@ -31,7 +31,7 @@ from kvlockstep._trace import AnyStep, Trace
 
 RELEASE = "0.32.2"
 REPOSITORY = Path(__file__).resolve().parents[2]
-NAMES = (*CACHES, *TESTED_FUNCTIONS, "PromptTrieResult")
+NAMES = (*CACHES, *TESTED_FUNCTIONS, "PromptTrieResult", "save_prompt_cache", "load_prompt_cache")
 
 _HEAD = """
 import kvreference

@@ -11,6 +11,7 @@ from mlxkv._prompts import can_trim_prompt_cache, trim_prompt_cache
 from mlxkv._trie import PromptTrie, PromptTrieResult
 from mlxkv.mlx_lm_0_32._batches import BatchKVCache, BatchRotatingKVCache
 from mlxkv.mlx_lm_0_32._containers import ArraysCache, CacheList, from_state
+from mlxkv.mlx_lm_0_32._files import load_prompt_cache, save_prompt_cache
 from mlxkv.mlx_lm_0_32._prompts import TokenBuffer, make_prompt_cache
 from mlxkv.mlx_lm_0_32._sequences import (
     ChunkedKVCache,
@@ -47,7 +48,9 @@ __all__ = [
     "create_attention_mask",
     "create_causal_mask",
     "from_state",
+    "load_prompt_cache",
     "make_prompt_cache",
+    "save_prompt_cache",
     "trim_prompt_cache",
 ]
 

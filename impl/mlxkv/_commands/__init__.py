@@ -1,0 +1,1 @@
+"""The commands of `mlxkv`, one a file."""

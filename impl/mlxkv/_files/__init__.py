@@ -1,0 +1,1 @@
+"""Prompt-cache files: reading those of every generation, writing, converting, telling."""

@@ -1,0 +1,160 @@
+"""What a file says of its layers, in one form for all generations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import mlx.core as mx
+
+from mlxkv._files._errors import FieldError, LayoutError, Place
+from mlxkv._files._header import Tensor
+
+INDEX = re.compile(r"0|[1-9][0-9]{0,18}")
+# Lists in lists in lists; each takes up to three parts of a name.
+MAX_DEPTH = 64
+MAX_NUMBERS = 1 << 16
+MAX_LAYERS = 1 << 12
+# Positions are int32 in MLX.
+MAX_TOKENS = (1 << 31) - 1
+
+Parts: TypeAlias = tuple[Tensor, ...]
+Value: TypeAlias = Tensor | Parts | int | bool | None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One cache: its class, the values of its attributes, and a list's children.
+
+    `fields` are named as the attributes of mlx-lm's class. `spelled` is the class's name in the
+    file; `extras` is what only that generation has and no class of mlx-lm 0.31 or 0.32 holds.
+    """
+
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    children: tuple[Layer, ...] = ()
+    spelled: str = ""
+    extras: dict[str, str] = field(default_factory=dict)
+
+    def tensors(self) -> list[tuple[str, Tensor]]:
+        """The tensors of this layer alone, each with its field."""
+        found: list[tuple[str, Tensor]] = []
+        for name, value in self.fields.items():
+            if isinstance(value, Tensor):
+                found.append((name, value))
+            elif isinstance(value, tuple):
+                entries = enumerate(value)
+                found += [(f"{name}[{i}]", one) for i, one in entries if one is not None]
+        return found
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no tensor, so that mlx-lm's loader may not see it at all."""
+        return not self.tensors() and all(child.empty for child in self.children)
+
+
+@dataclass(frozen=True)
+class Const:
+    """A scalar, a string or None that a file of 0.32 keeps as a tensor."""
+
+    value: Any
+
+    def __str__(self) -> str:
+        return repr(self.value)
+
+
+class Content:
+    """The arrays of a file, of which single numbers may be looked at."""
+
+    def __init__(self, arrays: Mapping[str, mx.array]) -> None:
+        self.arrays = arrays
+
+    def evaluate(self, place: Place, names: list[str]) -> None:
+        """Read small arrays, all at once. Raises `FieldError`."""
+        try:
+            mx.eval([self.arrays[name] for name in names])
+        except RuntimeError as error:
+            raise FieldError(place, "tensors", "readable ones", str(error)) from error
+
+    def numbers(self, place: Place, name: str, tensor: Tensor) -> list[int]:
+        """The integers of a small tensor. Raises `FieldError`."""
+        whole = tensor.dtype in ("I32", "I64") and len(tensor.shape) == 1
+        if not whole or tensor.shape[0] > MAX_NUMBERS:
+            raise FieldError(place, name, f"I32 [n], n up to {MAX_NUMBERS}", str(tensor))
+        self.evaluate(place, [tensor.name])
+        numbers: Any = self.arrays[tensor.name].tolist()
+        return list(numbers)
+
+
+def grow(place: Place, kind: str, entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Nested dictionaries of names such as "0.1.0". Raises `LayoutError`."""
+    tree: dict[str, Any] = {}
+    for name, leaf in entries:
+        *path, last = parts = name.split(".")
+        if len(parts) > MAX_DEPTH or not all(map(INDEX.fullmatch, parts)):
+            raise LayoutError(
+                place, f"{kind} {name[:80]}", "indices joined by dots", "another name"
+            )
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise LayoutError(place, f"{kind} {name}", "one meaning", f"{kind}s under a {kind}")
+        if last in node:
+            raise LayoutError(place, f"{kind} {name}", "one meaning", f"{kind}s under a {kind}")
+        node[last] = leaf
+    return tree
+
+
+def dense(place: Place, what: str, node: Any, count: int | None = None) -> list[Any]:
+    """The entries 0, 1, 2 ... of a node, that many. Raises `LayoutError`."""
+    if not isinstance(node, dict):
+        expected = "entries" if count is None else f"{count} entries"
+        raise LayoutError(place, what, expected, "none" if node is None else tell(node))
+    count = len(node) if count is None else count
+    if node.keys() != {str(i) for i in range(count)}:
+        got = ", ".join(sorted(node, key=lambda key: (len(key), key))[:8]) or "none"
+        raise LayoutError(place, what, f"entries 0 to {count - 1}" if count else "none", got)
+    return [node[str(i)] for i in range(count)]
+
+
+def within(place: Place, what: str, node: Any, count: int) -> dict[str, Any]:
+    """A node that has entries 0 to `count` - 1 at most, {} where there is none."""
+    if node is None:
+        return {}
+    if not isinstance(node, dict):
+        raise LayoutError(place, what, f"entries 0 to {count - 1}", tell(node))
+    for key in node:
+        if int(key) >= count:
+            raise LayoutError(place, what, f"entries 0 to {count - 1}", f"an entry {key}")
+    return node
+
+
+def tensor(place: Place, name: str, node: Any) -> Tensor:
+    """A tensor itself. Raises `LayoutError`."""
+    if not isinstance(node, Tensor):
+        raise LayoutError(place, name, "a tensor", tell(node))
+    return node
+
+
+def count(place: Place, name: str, text: Any, low: int = 0) -> int:
+    """A decimal number, as Python and Swift write it, of at least `low`. Raises `FieldError`."""
+    if not isinstance(text, str) or not INDEX.fullmatch(text):
+        raise FieldError(place, name, f"an integer of at least {low}", tell(text))
+    number = int(text)
+    if number < low:
+        raise FieldError(place, name, f"an integer of at least {low}", text)
+    return number
+
+
+def tell(node: Any) -> str:
+    """A node, for a message."""
+    if node is None:
+        return "none"
+    if isinstance(node, dict):
+        return f"{len(node)} entries"
+    if isinstance(node, str) and len(node) > 80:
+        return repr(node[:80]) + "..."
+    return repr(node) if isinstance(node, str) else str(node)

@@ -1,0 +1,242 @@
+"""Reading a prompt-cache file of any generation: every layer is checked, and nothing is guessed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+
+from mlxkv._files._errors import (
+    LABELS,
+    FieldError,
+    GenerationError,
+    LayoutError,
+    Place,
+    PromptCacheError,
+    PromptCacheOSError,
+)
+from mlxkv._files._header import Header, load_arrays, opened, read_header
+from mlxkv._files._layers import MAX_LAYERS, Content, Layer, dense, grow, tell, within
+from mlxkv._files._metadata import unflatten_metadata
+from mlxkv._files._python import Python
+from mlxkv._files._scalars import Scalars, read_leaves
+from mlxkv._files._swift import Swift
+
+GENERATIONS = tuple(LABELS)
+# Newest last; a file without what distinguishes them fits several.
+_STATE_AND_META = ("swift", "0.27", "0.28", "0.31")
+_SCALAR = re.compile(r"2\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A file read as one generation: the layers that are right, and what is wrong with others."""
+
+    generation: str
+    layers: tuple[Layer | None, ...]
+    classes: tuple[str, ...]
+    metadata: dict[str, str]
+    problems: tuple[PromptCacheError, ...]
+
+    @property
+    def sound(self) -> int:
+        return sum(layer is not None for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class PromptCacheFile:
+    """A file that can be loaded.
+
+    `generations` are all that it fits, newest last: it loads the same in each. `metadata` is the
+    user's, flat, by the names that the file has. The arrays are read when they are needed.
+    """
+
+    path: str
+    nbytes: int
+    generations: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    metadata: dict[str, str]
+    arrays: Mapping[str, mx.array]
+
+    @property
+    def generation(self) -> str:
+        """The newest generation that the file fits."""
+        return self.generations[-1]
+
+    @property
+    def place(self) -> Place:
+        return Place(self.path, self.generation)
+
+    def user_metadata(self) -> Any:
+        """The metadata as mlx-lm's load function returns it. Raises `LayoutError`."""
+        return unflatten_metadata(self.place, self.metadata)
+
+    def read_all(self) -> None:
+        """Read all arrays, on this thread. Raises `PromptCacheOSError`."""
+        try:
+            mx.eval(list(self.arrays.values()))
+        except (RuntimeError, MemoryError) as error:
+            expected = "tensors that can be read"
+            raise PromptCacheOSError(self.place, "tensors", expected, str(error)) from error
+
+
+def read_prompt_cache(
+    path: str | os.PathLike[str], generation: str | None = None
+) -> PromptCacheFile:
+    """Read a file of mlx-lm or mlx-swift-lm; it must fit a generation, or the one that is named.
+
+    `generation` is "0.27" (and before), "0.28" (to 0.30), "0.31", "0.32" or "swift". Nothing is
+    allocated but the header. Raises `PromptCacheError`; of two generations that the file fits and
+    that would load it differently, it takes none.
+    """
+    with opened(path) as source:
+        header = read_header(source)
+        arrays = load_arrays(source, header)
+    if generation is not None and generation not in LABELS:
+        raise GenerationError(header.place, "generation", ", ".join(LABELS), repr(generation))
+    readings = read_as(header, arrays, (generation,) if generation else None)
+    fits = [reading for reading in readings if not reading.problems]
+    if not fits:
+        raise best(readings).problems[0]
+    first = fits[0]
+    for other in fits[1:]:
+        if not alike(first, other):
+            got = f"{LABELS[first.generation]} and {LABELS[other.generation]}"
+            raise GenerationError(header.place, "generation", "one that it fits", got)
+    last = fits[-1]
+    layers = tuple(layer for layer in last.layers if layer)
+    generations = tuple(one.generation for one in fits)
+    return PromptCacheFile(
+        header.place.file, header.nbytes, generations, layers, last.metadata, arrays
+    )
+
+
+def alike(one: Reading, other: Reading) -> bool:
+    """Whether both readings load as the same caches with the same metadata."""
+
+    def plain(reading: Reading) -> list[Layer]:
+        return [replace(layer, spelled="") for layer in reading.layers if layer]
+
+    return plain(one) == plain(other) and one.metadata == other.metadata
+
+
+def best(readings: list[Reading]) -> Reading:
+    """The reading that finds least wrong, values rather than the layout; of several the newest."""
+
+    def nearness(one: Reading) -> tuple[int, int, int]:
+        values = sum(isinstance(problem, FieldError) for problem in one.problems)
+        return one.sound, -len(one.problems), values
+
+    return max(reversed(readings), key=nearness)
+
+
+def read_as(
+    header: Header, arrays: Mapping[str, mx.array], generations: tuple[str, ...] | None = None
+) -> list[Reading]:
+    """Read the layers as each of these generations; as all that can be meant where none is named.
+
+    What is wrong with the file as a whole, or with a layer, is collected and not raised.
+    """
+    if generations is None:
+        # No class of the others has an empty name, nor a name with parts.
+        names = header.metadata
+        scalars = names.get("2.0") == "" or any(map(_SCALAR.match, names))
+        generations = ("0.32",) if scalars else _STATE_AND_META
+    return [_read(header, Content(arrays), one) for one in generations]
+
+
+def _read(header: Header, content: Content, generation: str) -> Reading:
+    place = replace(header.place, generation=generation)
+    try:
+        if generation == "0.32":
+            return _read_scalars(place, header, content)
+        return _read_metas(place, header, content)
+    except PromptCacheError as error:
+        return Reading(generation, (), (), {}, (error,))
+
+
+def _read_metas(place: Place, header: Header, content: Content) -> Reading:
+    """As a file with meta_states: up to 0.31, and mlx-swift-lm."""
+    infos, user, names = split(place, header.metadata)
+    classes = _classes(place, grow(place, "metadata", names), "2")
+    meta = within(place, "metadata 0", grow(place, "metadata", infos).get("0"), len(classes))
+    tree = grow(place, "tensor", header.tensors.items())
+    nodes = within(place, "tensors", tree, len(classes))
+    swift = place.generation == "swift"
+    reader = Swift(content) if swift else Python(place.generation, content)
+
+    def read(i: int, at: Place) -> Layer:
+        return reader.layer(at, nodes.get(str(i)), meta.get(str(i)))
+
+    return _read_layers(place, classes, user, read)
+
+
+def _read_scalars(place: Place, header: Header, content: Content) -> Reading:
+    """As a file of 0.32."""
+    user, names, scalars = split(place, header.metadata)
+    listed = grow(place, "metadata", scalars).get("2")
+    tree = read_leaves(place, header, content, listed)
+    classes = _classes(place, grow(place, "metadata", names), "1", none=True)
+    nodes = within(place, "tensors", tree, len(classes))
+    reader = Scalars(content)
+
+    def read(i: int, at: Place) -> Layer:
+        return reader.layer(at, nodes.get(str(i)))
+
+    return _read_layers(place, classes, user, read)
+
+
+def _read_layers(
+    place: Place,
+    classes: list[str],
+    user: list[tuple[str, str]],
+    read: Callable[[int, Place], Layer],
+) -> Reading:
+    """Read one layer after the other, whatever is wrong with one of them."""
+    problems: list[PromptCacheError] = []
+    layers: list[Layer | None] = []
+    for i, name in enumerate(classes):
+        try:
+            layers.append(read(i, place.child(i, name)))
+        except PromptCacheError as error:
+            layers.append(None)
+            problems.append(error)
+    metadata = {name.partition(".")[2]: text for name, text in user}
+    try:
+        unflatten_metadata(place, metadata)
+        if len(metadata) < len(user):
+            raise LayoutError(place, "metadata", "each name once", "two without a name")
+    except PromptCacheError as error:
+        problems.append(error)
+    return Reading(place.generation, tuple(layers), tuple(classes), metadata, tuple(problems))
+
+
+def split(
+    place: Place, metadata: dict[str, str]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]], list[tuple[str, str]]]:
+    """The three parts of the metadata by their numbers. Raises `LayoutError` for other entries."""
+    parts: dict[str, list[tuple[str, str]]] = {"0": [], "1": [], "2": []}
+    for name, text in sorted(metadata.items()):
+        part = parts.get(name.partition(".")[0])
+        if part is None:
+            expected = "names that begin with 0., 1. or 2."
+            raise LayoutError(place, "metadata", expected, tell(name))
+        part.append((name, text))
+    return parts["0"], parts["1"], parts["2"]
+
+
+def _classes(place: Place, tree: dict[str, Any], part: str, none: bool = False) -> list[str]:
+    """The class names of the layers; a file without any is a prompt cache in 0.32 only."""
+    if none and part not in tree:
+        return []
+    names = dense(place, "class names", tree.get(part))
+    if len(names) > MAX_LAYERS:
+        raise LayoutError(place, "class names", f"at most {MAX_LAYERS}", str(len(names)))
+    for i, name in enumerate(names):
+        if not isinstance(name, str):
+            raise LayoutError(place, f"class name {i}", "a class name", tell(name))
+    return names

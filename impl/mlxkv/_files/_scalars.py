@@ -1,0 +1,203 @@
+"""The layout of mlx-lm 0.32: everything is a tensor, metadata [user, classes, scalars].
+
+Numbers are tensors of rank 0, strings of code points, None of shape [0]; `scalars` lists them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlxkv._files._errors import FieldError, LayoutError, Place, UnknownClassError
+from mlxkv._files._header import Header, Tensor
+from mlxkv._files._layers import Const, Content, Layer, dense, grow, tell, tensor, within
+from mlxkv._files._rules import (
+    EMPTY,
+    Buffers,
+    check_buffers,
+    check_chunk,
+    check_padding,
+    check_parts,
+    check_ring,
+    check_rotated,
+    check_up_to,
+    columns_of_ring,
+)
+
+# The state of each class, in order; all but the arrays are integers.
+STATES = {
+    "BatchKVCache": "keys values offset left_padding _idx",
+    "BatchRotatingKVCache": "keys values offset left_padding max_size _offset _idx rotated",
+    "ChunkedKVCache": "keys values offset chunk_size start_position",
+    "ConcatenateKVCache": "keys values",
+    "KVCache": "keys values offset",
+    "QuantizedKVCache": "keys values offset group_size bits",
+    "RotatingKVCache": "keys values offset keep max_size _idx",
+}
+CLASSES = sorted((*STATES, "ArraysCache", "CacheList"))
+_TENSORS = ("keys", "values", "left_padding")
+_LONGEST_NAME = 64
+
+
+def read_leaves(place: Place, header: Header, content: Content, listed: Any) -> dict[str, Any]:
+    """The tree of tensors, with the value of each that the file lists as a scalar.
+
+    Raises `LayoutError`, `FieldError`.
+    """
+    leaves: dict[str, Any] = dict(header.tensors)
+    kinds: dict[str, str] = {}
+    for i, entry in enumerate(dense(place, "scalars", listed)):
+        if not i:
+            if entry != "":
+                raise LayoutError(place, "scalar 0", "''", tell(entry))
+            continue
+        name, kind = dense(place, f"scalar {i}", entry, 2)
+        if not isinstance(name, str) or name not in leaves or name in kinds:
+            got = "one that is listed twice" if isinstance(name, str) and name in kinds else "none"
+            raise LayoutError(place, f"scalar {i}", f"a tensor {tell(name)}", got)
+        _check_kind(place, leaves[name], kind)
+        kinds[name] = kind
+    content.evaluate(place, list(kinds))
+    for name, kind in kinds.items():
+        leaves[name] = Const(_value(place, leaves[name], kind, content))
+    return grow(place, "tensor", leaves.items())
+
+
+def _check_kind(place: Place, leaf: Tensor, kind: Any) -> None:
+    """Raise unless the tensor can be a scalar of that kind: a small one."""
+    name = f"tensor {leaf.name}"
+    match kind:
+        case "scalar":
+            if leaf.shape or leaf.dtype not in ("I32", "I64", "BOOL"):
+                raise FieldError(place, name, "an integer: I32, I64 or BOOL of rank 0", str(leaf))
+        case "none":
+            if leaf.shape != (0,):
+                raise FieldError(place, name, "an empty tensor, for None", str(leaf))
+        case "string":
+            if len(leaf.shape) != 1 or leaf.shape[0] > _LONGEST_NAME:
+                raise FieldError(place, name, "a class name", str(leaf))
+        case _:
+            raise LayoutError(place, name, "scalar, string or none", tell(kind))
+
+
+def _value(place: Place, leaf: Tensor, kind: str, content: Content) -> Any:
+    """The value of a tensor that the file lists as a scalar."""
+    if kind == "none":
+        return None
+    if kind == "scalar":
+        return content.arrays[leaf.name].item()
+    name = f"tensor {leaf.name}"
+    points = content.numbers(place, name, leaf)
+    if not all(32 <= point < 127 for point in points):
+        raise FieldError(place, name, "a class name", str(points))
+    return "".join(map(chr, points))
+
+
+class Scalars:
+    """The reader of one layer of 0.32."""
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+
+    def layer(self, place: Place, node: Any) -> Layer:
+        """Read the layer of that place's class. Raises `PromptCacheError`."""
+        match place.cache:
+            case "CacheList":
+                return self._list(place, node)
+            case "ArraysCache":
+                return self._arrays(place, node)
+        if place.cache not in STATES:
+            expected = f"one of {', '.join(CLASSES)}"
+            raise UnknownClassError(place, "class", expected, tell(place.cache))
+        names = STATES[place.cache].split()
+        entries = dense(place, f"state ({' '.join(names)})", node, len(names))
+        fields = {
+            name: self._field(place, name, entry)
+            for name, entry in zip(names, entries, strict=True)
+        }
+        self._check(place, fields)
+        return Layer(place.cache, fields)
+
+    def _field(self, place: Place, name: str, entry: Any) -> Any:
+        batch = place.cache.startswith("Batch")
+        if name in _TENSORS or (name == "offset" and batch):
+            return self._buffer(place, name, entry)
+        if not isinstance(entry, Const):
+            raise LayoutError(place, name, "a scalar", tell(entry))
+        value = entry.value
+        if name == "chunk_size" and value is None:
+            return None
+        expected = "True or False" if name == "rotated" else "an integer of at least 0"
+        if type(value) is not (bool if name == "rotated" else int) or value < 0:
+            raise FieldError(place, name, expected, str(entry))
+        return value
+
+    def _buffer(self, place: Place, name: str, entry: Any) -> Any:
+        """A tensor, three of a quantized cache, or None."""
+        if isinstance(entry, Const):
+            if entry.value is not None:
+                raise FieldError(place, name, "a tensor or None", str(entry))
+            return None
+        if place.cache == "QuantizedKVCache":
+            parts = enumerate(dense(place, name, entry, 3))
+            return tuple(tensor(place, f"{name}[{i}]", one) for i, one in parts)
+        return tensor(place, name, entry)
+
+    def _check(self, place: Place, fields: dict[str, Any]) -> None:
+        """Raise unless the fields can have come about together."""
+        if place.cache == "QuantizedKVCache":
+            for name in ("group_size", "bits"):
+                if not fields[name]:
+                    raise FieldError(place, name, "an integer of at least 1", "0")
+        buffers = self._buffers(place, fields)
+        match place.cache:
+            case "KVCache" | "QuantizedKVCache":
+                check_up_to(place, "offset", fields["offset"], buffers.rows)
+            case "ConcatenateKVCache":
+                fields["offset"] = buffers.rows
+            case "ChunkedKVCache":
+                check_chunk(place, fields, buffers.rows)
+            case "RotatingKVCache":
+                check_ring(place, fields, buffers.rows, cut=False, offset="offset")
+            case "BatchKVCache":
+                check_up_to(place, "_idx", fields["_idx"], buffers.rows)
+                check_padding(place, self.content, fields, buffers, fields["_idx"])
+            case "BatchRotatingKVCache":
+                check_ring(place, fields, buffers.rows, cut=False, offset="_offset")
+                check_rotated(place, fields, buffers.rows)
+                columns = columns_of_ring(fields, buffers.rows)
+                check_padding(place, self.content, fields, buffers, columns)
+
+    def _buffers(self, place: Place, fields: dict[str, Any]) -> Buffers:
+        keys, values = fields["keys"], fields["values"]
+        if (keys is None) != (values is None):
+            some, other = ("values", "keys") if values is None else ("keys", "values")
+            raise FieldError(place, some, f"a tensor, as the {other}", "None")
+        if keys is None:
+            return EMPTY
+        if place.cache == "QuantizedKVCache":
+            return check_parts(place, fields)
+        return check_buffers(place, keys, values)
+
+    def _arrays(self, place: Place, node: Any) -> Layer:
+        """Slots, left_padding and lengths; without any slot there is no entry for them."""
+        if isinstance(node, dict):
+            node = {"0": {}} | node
+        slots, *counts = dense(place, "state (cache left_padding lengths)", node, 3)
+        slots = dense(place, "cache", slots)
+        cache = tuple(self._buffer(place, f"cache[{i}]", one) for i, one in enumerate(slots))
+        fields: dict[str, Any] = {"cache": cache}
+        for name, entry in zip(("left_padding", "lengths"), counts, strict=True):
+            fields[name] = one = self._buffer(place, name, entry)
+            if one is not None:
+                self.content.numbers(place, name, one)
+        return Layer("ArraysCache", fields)
+
+    def _list(self, place: Place, node: Any) -> Layer:
+        children = []
+        for i, entry in enumerate([] if node is None else dense(place, "children", node)):
+            pair = within(place, f"child {i} (state, class name)", entry, 2)
+            name = pair.get("1")
+            if not isinstance(name, Const) or not isinstance(name.value, str):
+                raise LayoutError(place, f"child {i}", "a class name", tell(name))
+            children.append(self.layer(place.child(i, name.value), pair.get("0")))
+        return Layer("CacheList", children=tuple(children))
