@@ -67,6 +67,7 @@ def _blocks(benches: list[Bench]) -> Iterator[Block]:
     yield _workers(by_kind["workers"])
     yield _pairs("Python dispatch of one update, no evaluation", by_kind["dispatch"])
     yield _pairs("Decoding a token, evaluated, 8 heads of 128, float16", by_kind["decode"])
+    yield _peaks(by_kind["prefill"])
 
 
 def _steps(benches: list[Bench]) -> Block:
@@ -90,6 +91,19 @@ def _workers(benches: list[Bench]) -> Block:
         rate = median(turn["steps_per_second"] for turn in turns)
         rows.append([*crew, f"{rate:,.0f}", _spread([turn["times_one"] for turn in turns])])
     return "Worker processes", ("mode", "workers", "steps/s", "times one worker"), rows
+
+
+def _peaks(benches: list[Bench]) -> Block:
+    peaks: dict[str, dict[str, float]] = defaultdict(dict)
+    for bench in benches:
+        megabytes = bench["extra_info"]["peak_bytes"] / 1e6
+        peaks[bench["group"]][bench["params"]["barrier"]] = megabytes
+    rows = [
+        [*group.split()[1:], *(f"{one[name]:,.2f}" for name in ("barrier", "no barrier"))]
+        for group, one in peaks.items()
+    ]
+    columns = ("mlx-lm", "cache", "chunks", "MB", "MB without the barrier")
+    return "Peak memory of a prefill in chunks of 128, 4 layers of 4 heads of 32", columns, rows
 
 
 def _pairs(title: str, benches: list[Bench]) -> Block:

@@ -4,6 +4,13 @@
 and 0.32.2; the errors of both are here.
 """
 
+from mlxkv._driver import (
+    CacheConfig,
+    CachedPrompt,
+    OtherReleaseError,
+    cache_prompt,
+    cache_prompt_ids,
+)
 from mlxkv._errors import (
     ArrayTypeError,
     BatchStateError,
@@ -50,12 +57,27 @@ from mlxkv._errors import (
     UnsupportedError,
     WindowError,
 )
+from mlxkv._files._convert import convert_prompt_cache
+from mlxkv._files._errors import (
+    FieldError,
+    GenerationError,
+    HeaderError,
+    LayoutError,
+    NotExpressibleError,
+    NotSavableError,
+    PromptCacheError,
+    PromptCacheOSError,
+    UnknownClassError,
+)
+from mlxkv._files._inspect import inspect_prompt_cache
+from mlxkv._files._read import PromptCacheFile, read_prompt_cache
 from mlxkv._in_mlx_lm import (
     InMlxLm,
     MissingClassError,
     UnknownReleaseError,
     use_in_mlx_lm,
 )
+from mlxkv._prefill import EmptyPromptError, prefill
 
 KVLOCKSTEP = {
     "contracts": {"0.31.3": "mlxkv.mlx_lm_0_31", "0.32.2": "mlxkv.mlx_lm_0_32"},
@@ -65,13 +87,20 @@ __all__ = [
     "KVLOCKSTEP",
     "ArrayTypeError",
     "BatchStateError",
+    "CacheConfig",
     "CacheError",
+    "CachedPrompt",
     "CountError",
     "EmptyCacheError",
     "EmptyOrderError",
+    "EmptyPromptError",
     "EmptySlotError",
+    "FieldError",
+    "GenerationError",
+    "HeaderError",
     "InMlxLm",
     "ItemError",
+    "LayoutError",
     "LengthMismatchError",
     "LimitError",
     "ListMetaStateError",
@@ -83,13 +112,19 @@ __all__ = [
     "NegativeTrimError",
     "NotAnIntegerError",
     "NotEmptyError",
+    "NotExpressibleError",
     "NotQuantizableError",
+    "NotSavableError",
     "NotTrimmableError",
     "NothingError",
     "OrderingError",
+    "OtherReleaseError",
     "PaddingError",
     "PeerError",
     "PendingPaddingError",
+    "PromptCacheError",
+    "PromptCacheFile",
+    "PromptCacheOSError",
     "QuantizationError",
     "RankError",
     "RingStateError",
@@ -106,9 +141,16 @@ __all__ = [
     "UnhashableTokenError",
     "UnknownCacheError",
     "UnknownCacheTypeError",
+    "UnknownClassError",
     "UnknownPromptError",
     "UnknownReleaseError",
     "UnsupportedError",
     "WindowError",
+    "cache_prompt",
+    "cache_prompt_ids",
+    "convert_prompt_cache",
+    "inspect_prompt_cache",
+    "prefill",
+    "read_prompt_cache",
     "use_in_mlx_lm",
 ]

@@ -93,6 +93,10 @@ class BatchCache(PlainCache):
         """
         raise NotImplementedError
 
+    def materialize(self) -> None:
+        """Evaluate the buffers, `offset`, `left_padding` and padding that is pending."""
+        mx.eval(self.keys, self.values, self.offset, self.left_padding, self._pending())
+
     def _read_pending(self, lengths: Any, right: Counts) -> mx.array:
         """What the class keeps of right padding until `finalize`."""
         raise NotImplementedError
