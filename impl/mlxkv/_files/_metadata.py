@@ -43,13 +43,16 @@ def unflatten_metadata(place: Place, flat: dict[str, str]) -> Any:
     """
     if not flat:
         return {}
+    ends: dict[str, str] = {}
     for name in flat:
         parts = name.split(".")
         if len(parts) > _MAX_PARTS or any(map(_too_large, parts)):
             expected = f"up to {_MAX_PARTS} parts, numbers up to {_MAX_INDEX}"
             raise LayoutError(place, "metadata", expected, tell(name))
-        if name.endswith(".") and name[:-1] in flat:
-            raise LayoutError(place, "metadata", "one of the two", f"{tell(name[:-1])} twice")
+        # mlx-lm takes a dot at the end for an empty part, and never comes to an end with both.
+        other = ends.setdefault(name.rstrip("."), name)
+        if other != name:
+            raise LayoutError(place, "metadata", "one of the two", f"{tell(other)}, {tell(name)}")
     return tree_unflatten(list(flat.items()))
 
 
