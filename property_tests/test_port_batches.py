@@ -8,11 +8,11 @@ import mlx.core as mx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests.port_support import CONTRACTS, digest, snapshot
 
 import mlxkv
-from mlxkv import mlx_lm_0_31, mlx_lm_0_32
+from mlxkv import mlx_lm_0_31
 
-CONTRACTS = pytest.mark.parametrize("contract", [mlx_lm_0_31, mlx_lm_0_32], ids=["0.31", "0.32"])
 CLASSES = pytest.mark.parametrize("name", ["BatchKVCache", "BatchRotatingKVCache"])
 PROFILE = settings(max_examples=60, deadline=None)
 SINGLE = {"BatchKVCache": "KVCache", "BatchRotatingKVCache": "RotatingKVCache"}
@@ -36,17 +36,6 @@ def construct(contract, name, padding, window=4, step=2):
 
 def batch_of(cache):
     return cache.left_padding.shape[0]
-
-
-def digest(value):
-    if isinstance(value, mx.array):
-        return value.shape, value.dtype, bytes(memoryview(value)) if value.size else b""
-    return value
-
-
-def snapshot(cache):
-    """Every field, with the identity of every object and the bytes of every array."""
-    return {field: (id(value), digest(value)) for field, value in vars(cache).items()}
 
 
 def tokens_of(cache):

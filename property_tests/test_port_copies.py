@@ -8,15 +8,11 @@ import mlx.core as mx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests.port_support import CLASSES, CONTRACTS, construct, digest, leaves
 
 import mlxkv
 from mlxkv import mlx_lm_0_31, mlx_lm_0_32
 
-CONTRACTS = pytest.mark.parametrize("contract", [mlx_lm_0_31, mlx_lm_0_32], ids=["0.31", "0.32"])
-CLASSES = pytest.mark.parametrize(
-    "name",
-    ["KVCache", "ConcatenateKVCache", "RotatingKVCache", "ChunkedKVCache", "QuantizedKVCache"],
-)
 PROFILE = settings(max_examples=50, deadline=None)
 
 tokens_of_updates = st.lists(st.integers(1, 5), min_size=1, max_size=6)
@@ -26,31 +22,9 @@ def rows(tokens):
     return mx.random.normal((1, 2, tokens, 32))
 
 
-def construct(contract, name, step=2, limit=4):
-    arguments = {
-        "RotatingKVCache": {"max_size": limit, "keep": 1},
-        "ChunkedKVCache": {"chunk_size": limit},
-        "QuantizedKVCache": {"group_size": 32, "bits": 4},
-    }
-    cache = getattr(contract, name)(**arguments.get(name, {}))
-    cache.step = step
-    return cache
-
-
-def leaves(tree):
-    if isinstance(tree, list | tuple):
-        return [leaf for branch in tree for leaf in leaves(branch)]
-    return [tree]
-
-
 def contents(tree):
     """Shape, dtype and bytes of every array, every scalar as it is."""
-    return [
-        (x.shape, x.dtype, bytes(memoryview(x)) if x.size else b"")
-        if isinstance(x, mx.array)
-        else x
-        for x in leaves(tree)
-    ]
+    return [digest(leaf) for leaf in leaves(tree)]
 
 
 def fields(cache):

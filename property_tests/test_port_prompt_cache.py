@@ -8,11 +8,10 @@ import mlx.core as mx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests.port_support import CONTRACTS
 
 import mlxkv
-from mlxkv import mlx_lm_0_31, mlx_lm_0_32
 
-CONTRACTS = pytest.mark.parametrize("contract", [mlx_lm_0_31, mlx_lm_0_32], ids=["0.31", "0.32"])
 PROFILE = settings(max_examples=100, deadline=None)
 
 

@@ -8,15 +8,11 @@ import mlx.core as mx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from property_tests.port_support import CLASSES, CONTRACTS, construct, digest, leaves, snapshot
 
 import mlxkv
 from mlxkv import mlx_lm_0_31, mlx_lm_0_32
 
-CONTRACTS = pytest.mark.parametrize("contract", [mlx_lm_0_31, mlx_lm_0_32], ids=["0.31", "0.32"])
-CLASSES = pytest.mark.parametrize(
-    "name",
-    ["KVCache", "ConcatenateKVCache", "RotatingKVCache", "ChunkedKVCache", "QuantizedKVCache"],
-)
 PROFILE = settings(max_examples=60, deadline=None)
 
 HEADS, HEAD_DIM = 2, 32
@@ -27,39 +23,6 @@ dtypes = st.sampled_from([mx.float32, mx.float16, mx.bfloat16])
 def rows(tokens, dtype=mx.float32, batch=1, heads=HEADS, head_dim=HEAD_DIM):
     shape = (batch, heads, tokens, head_dim)
     return mx.random.normal(shape).astype(dtype)
-
-
-def construct(contract, name, step, limit, keep):
-    arguments = {
-        "RotatingKVCache": {"max_size": limit, "keep": keep},
-        "ChunkedKVCache": {"chunk_size": limit},
-        "QuantizedKVCache": {"group_size": 32, "bits": 4},
-    }
-    cache = getattr(contract, name)(**arguments.get(name, {}))
-    cache.step = step
-    return cache
-
-
-def leaves(tree):
-    if isinstance(tree, list | tuple):
-        return [leaf for branch in tree for leaf in leaves(branch)]
-    return [tree]
-
-
-def digest(leaf):
-    return (
-        (leaf.shape, leaf.dtype, bytes(memoryview(leaf)) if leaf.size else b"")
-        if isinstance(leaf, mx.array)
-        else leaf
-    )
-
-
-def snapshot(cache):
-    """Every field, with the identity of every object in it and the bytes of every array."""
-    return {
-        field: (id(value), [(id(leaf), digest(leaf)) for leaf in leaves(value)])
-        for field, value in vars(cache).items()
-    }
 
 
 @st.composite

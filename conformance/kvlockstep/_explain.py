@@ -39,7 +39,7 @@ from kvlockstep._steps import (
     Trim,
     Update,
 )
-from kvlockstep._trace import AnyStep, Trace
+from kvlockstep._trace import AnyStep, Trace, given
 
 _BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
@@ -47,8 +47,8 @@ _BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 def tell_step(step: AnyStep) -> str:
     """Return one step in plain words."""
     match step:
-        case Construct(slot=slot, cache=cache, args=args, children=children):
-            return f"{slot} = {tell_made(Made(cache=cache, args=args, children=children))}"
+        case Construct(slot=slot):
+            return f"{slot} = {tell_made(step.made)}"
         case Update(slot=slot, keys=keys, values=values):
             rows = keys.shape[2] if len(keys.shape) > 2 else "?"
             what = f"{slot}: update with {rows} token{'' if rows == 1 else 's'}"
@@ -115,13 +115,9 @@ def tell_made(made: Made) -> str:
 
 def _tell_call(step: Step) -> str:
     """Return a step as its operation with the arguments that are not at their defaults."""
-    plain = step.__struct_config__.tag
-    config = step.__struct_fields__
-    defaults = dict(zip(reversed(config), reversed(step.__struct_defaults__), strict=False))
-    given = {name: getattr(step, name) for name in config if name not in ("slot", "to")}
-    told = {k: v for k, v in given.items() if k not in defaults or v != defaults[k]}
+    told = {name: value for name, value in given(step).items() if name not in ("slot", "to")}
     head = f"{step.slot}: " if isinstance(step, OnSlot) else ""
-    return f"{head}{plain}({_arguments(told)})"
+    return f"{head}{step.__struct_config__.tag}({_arguments(told)})"
 
 
 def tell_recipe(recipe: AnyRecipe) -> str:

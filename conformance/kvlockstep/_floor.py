@@ -8,7 +8,7 @@ transactional target refuses is undone on the reference too, and never goes on f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -66,6 +66,9 @@ class UnreachedLines(Struct, frozen=True, forbid_unknown_fields=True):
     targets: tuple[str, ...] = ()
 
 
+E = TypeVar("E", UnreachedCells, UnreachedPairs, UnreachedLines)
+
+
 class Floor(Struct, frozen=True, forbid_unknown_fields=True):
     """What is not reached, and why not."""
 
@@ -102,30 +105,15 @@ def judge_coverage(report: JobReport, target: str) -> list[str]:
 def _judge(report: JobReport, release: str, target: str) -> Iterator[str]:
     contract = contract_of(release)
     listed = floor()
-    cells = {
-        cell
-        for entry in listed.cells
-        if release in entry.releases and _is_for(entry, target)
-        for cell in _cells(entry)
-    }
+    cells = {cell for entry in _applying(listed.cells, release, target) for cell in _cells(entry)}
     yield from _compare(
         expected_cells(contract, report.lacking), report.cells[release], cells, release
     )
-    pairs = {
-        pair
-        for entry in listed.pairs
-        if release in entry.releases and _is_for(entry, target)
-        for pair in _pairs(entry)
-    }
+    pairs = {pair for entry in _applying(listed.pairs, release, target) for pair in _pairs(entry)}
     yield from _compare(
         expected_pairs(contract, report.lacking), report.pairs[release], pairs, release
     )
-    lines = {
-        line
-        for entry in listed.lines
-        if entry.release == release and _is_for(entry, target)
-        for line in entry.lines
-    }
+    lines = {line for entry in _applying(listed.lines, release, target) for line in entry.lines}
     arcs = report.arcs.get(release)
     if not arcs or report.lacking:
         return
@@ -140,8 +128,13 @@ def _judge(report: JobReport, release: str, target: str) -> Iterator[str]:
             yield f"coverage {release}: line {line} of {name} is listed as never run, and ran"
 
 
-def _is_for(entry: UnreachedCells | UnreachedPairs | UnreachedLines, target: str) -> bool:
-    return not entry.targets or any(f"{target}.".startswith(f"{t}.") for t in entry.targets)
+def _applying(entries: Iterable[E], release: str, target: str) -> Iterator[E]:
+    """Yield the entries that are about this release, beside this target."""
+    for entry in entries:
+        releases = (entry.release,) if isinstance(entry, UnreachedLines) else entry.releases
+        beside = not entry.targets or any(f"{target}.".startswith(f"{t}.") for t in entry.targets)
+        if release in releases and beside:
+            yield entry
 
 
 def _compare(

@@ -23,7 +23,6 @@ from kvlockstep._steps import (
     Fetch,
     FrontTrim,
     Hold,
-    Made,
     Mask,
     Quantize,
     Reload,
@@ -41,8 +40,7 @@ def _build_item(item: Any, container: type) -> Any:
 
 
 def construct(side: Side, step: Construct) -> None:
-    made = Made(cache=step.cache, args=step.args, children=step.children)
-    side.slots[step.slot] = make_cache(side.module, made)
+    side.slots[step.slot] = make_cache(side.module, step.made)
 
 
 def update(side: Side, step: Update) -> Any:

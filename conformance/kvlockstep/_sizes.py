@@ -13,11 +13,20 @@ import mlx.core as mx
 from msgspec.structs import replace
 
 from kvlockstep._recipes import AnyRecipe, Count, Shape
-from kvlockstep._steps import Extract, Filter, Mask, Prepare, SetItem, SetState, Trim, Update
+from kvlockstep._steps import (
+    MAX_ROWS,
+    Extract,
+    Filter,
+    Mask,
+    Prepare,
+    SetItem,
+    SetState,
+    Trim,
+    Update,
+)
 from kvlockstep._trace import AnyStep
 
 MAX_RELATIVE = 2048
-MAX_ROWS = 16
 
 Sizes = dict[str, int]
 

@@ -23,7 +23,9 @@ Address = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,15}(\.[0-9]{1,2}){0,4}
 Addresses = Annotated[tuple[Address, ...], Meta(max_length=16)]
 Index = Count | Relative
 Window = Annotated[int, Meta(ge=-16, le=MAX_DIMENSION)]
-Paddings = Annotated[tuple[Count, ...], Meta(max_length=16)]
+# Batch rows that a trace can name one by one.
+MAX_ROWS = 16
+Paddings = Annotated[tuple[Count, ...], Meta(max_length=MAX_ROWS)]
 Argument = int | float | None | tuple[int, ...]
 Held = Literal["state", "result", "inputs", "copy"]
 
@@ -63,6 +65,11 @@ class Construct(OnSlot, frozen=True, tag="construct", kw_only=True):
     cache: str
     args: dict[str, Argument] = {}
     children: tuple[Made, ...] = ()
+
+    @property
+    def made(self) -> Made:
+        """The cache to be made."""
+        return Made(cache=self.cache, args=self.args, children=self.children)
 
 
 class Update(OnSlot, frozen=True, tag="update", kw_only=True):
@@ -151,7 +158,7 @@ class Transfer(OnSlot, frozen=True, tag="transfer", kw_only=True):
 class Filter(OnSlot, frozen=True, tag="filter", kw_only=True):
     """`filter(indices)`, batch rows to keep, as an int32 array or as a list."""
 
-    indices: Annotated[tuple[Index, ...], Meta(max_length=16)]
+    indices: Annotated[tuple[Index, ...], Meta(max_length=MAX_ROWS)]
     as_list: bool = False
 
 

@@ -60,22 +60,28 @@ class TraceFile(Trace, frozen=True, kw_only=True):
     version: Literal[1]
 
 
+def given(value: Struct) -> dict[str, Any]:
+    """Return the fields of `value` that are not at their defaults."""
+    names = value.__struct_fields__
+    # Defaults belong to the last fields. msgspec's own `omit_defaults` knows strings by identity.
+    defaults = dict(zip(reversed(names), reversed(value.__struct_defaults__), strict=False))
+    fields = {name: getattr(value, name) for name in names}
+    return {
+        name: field
+        for name, field in fields.items()
+        if name not in defaults or field != _default(defaults[name])
+    }
+
+
 def _plain(value: Any) -> Any:
     """Return `value` as JSON has it, without the fields that are at their defaults."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     if not isinstance(value, Struct):
         return value
-    config, names = value.__struct_config__, value.__struct_fields__
+    config = value.__struct_config__
     tag = {} if config.tag_field is None else {config.tag_field: config.tag}
-    # Defaults belong to the last fields. msgspec's own `omit_defaults` knows strings by identity.
-    defaults = dict(zip(reversed(names), reversed(value.__struct_defaults__), strict=False))
-    given = {name: getattr(value, name) for name in names}
-    return tag | {
-        name: _plain(item)
-        for name, item in given.items()
-        if name not in defaults or item != _default(defaults[name])
-    }
+    return tag | {name: _plain(field) for name, field in given(value).items()}
 
 
 def _default(default: Any) -> Any:

@@ -48,7 +48,7 @@ class Watch:
         state = states[0] if states and isinstance(step, OnSlot) else "none"
         self._result.steps += 1
         self._result.cells[Cell(name, operation, state)] += 1
-        if len(states) > 1 and operation in CACHES[name].peers if name in CACHES else False:
+        if name in CACHES and operation in CACHES[name].peers:
             for cache, other in zip(caches[1:], states[1:], strict=True):
                 if type(cache) is type(caches[0]):
                     self._result.pairs[Pair(name, operation, state, other)] += 1

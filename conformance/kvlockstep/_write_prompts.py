@@ -68,24 +68,14 @@ def _trie_add(writing: Writing) -> Iterator[AnyStep]:
     yield TrieAdd(slot=writing.slot(), model=model, tokens=tokens, value=value)
 
 
-def _trie_get(writing: Writing) -> Iterator[AnyStep]:
-    source = writing.source
-    yield TrieGet(slot=writing.slot(), model=source.pick(_MODELS), tokens=_tokens(source))
+def _naming(kind: type[TrieGet | TriePop | TriePopPrefixes | TrieSearch]) -> Writer:
+    """Return the writer of a step that names a sequence, and nothing else."""
 
+    def write(writing: Writing) -> Iterator[AnyStep]:
+        source = writing.source
+        yield kind(slot=writing.slot(), model=source.pick(_MODELS), tokens=_tokens(source))
 
-def _trie_pop(writing: Writing) -> Iterator[AnyStep]:
-    source = writing.source
-    yield TriePop(slot=writing.slot(), model=source.pick(_MODELS), tokens=_tokens(source))
-
-
-def _trie_pop_prefixes(writing: Writing) -> Iterator[AnyStep]:
-    source = writing.source
-    yield TriePopPrefixes(slot=writing.slot(), model=source.pick(_MODELS), tokens=_tokens(source))
-
-
-def _trie_search(writing: Writing) -> Iterator[AnyStep]:
-    source = writing.source
-    yield TrieSearch(slot=writing.slot(), model=source.pick(_MODELS), tokens=_tokens(source))
+    return write
 
 
 def _lru_cache(writing: Writing) -> Iterator[AnyStep]:
@@ -126,10 +116,10 @@ def _lru_trim(writing: Writing) -> Iterator[AnyStep]:
 WRITERS: dict[str, Writer] = {
     "append_tokens": _append_tokens,
     "trie_add": _trie_add,
-    "trie_get": _trie_get,
-    "trie_pop": _trie_pop,
-    "trie_pop_prefixes": _trie_pop_prefixes,
-    "trie_search": _trie_search,
+    "trie_get": _naming(TrieGet),
+    "trie_pop": _naming(TriePop),
+    "trie_pop_prefixes": _naming(TriePopPrefixes),
+    "trie_search": _naming(TrieSearch),
     "lru_cache": _lru_cache,
     "lru_insert": _lru_insert,
     "lru_fetch": _lru_fetch,

@@ -22,7 +22,6 @@ from mlxkv._buffers import (
 )
 from mlxkv._errors import (
     BatchStateError,
-    NotQuantizableError,
     NotTrimmableError,
     PendingPaddingError,
     RingStateError,
@@ -30,10 +29,10 @@ from mlxkv._errors import (
     WindowError,
 )
 from mlxkv._masks import create_causal_mask
-from mlxkv._rotating import RotatingKVCache
+from mlxkv._rotating import Ring, RotatingKVCache
 
 
-class BatchRotatingKVCache(BatchCache):
+class BatchRotatingKVCache(Ring, BatchCache):
     """The last `max_size` columns of several sequences, each padded on the left to the longest.
 
     Buffers are (batch, n_kv_heads, columns, head_dim). One token a row is written in place, at
@@ -223,12 +222,6 @@ class BatchRotatingKVCache(BatchCache):
         self._idx -= trimmed
         self._rewind(trimmed)
         return trimmed
-
-    def to_quantized(self, group_size: int = 64, bits: int = 4) -> NoReturn:  # noqa: ARG002
-        """Raise `NotQuantizableError`: mlx-lm has no quantized ring either."""
-        raise NotQuantizableError(
-            self, "to_quantized", "a cache with a quantized form", "a rotating cache"
-        )
 
     def make_mask(
         self,

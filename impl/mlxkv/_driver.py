@@ -16,7 +16,7 @@ from mlxkv._errors import CacheError
 from mlxkv._files._errors import Place
 from mlxkv._files._metadata import flatten_metadata
 from mlxkv._files._write import check_target, target_of
-from mlxkv._in_mlx_lm import _CONTRACTS, UnknownReleaseError
+from mlxkv._in_mlx_lm import CONTRACTS, UnknownReleaseError
 from mlxkv._prefill import QUANTIZED_KV_START, STEP_SIZE, Progress, buffers, prefill, to_prompt
 
 # What mlx-lm's `generate` looks for in a file, in the order in which `cache_prompt` writes it.
@@ -152,11 +152,11 @@ def contract_of(release: str | None) -> ModuleType:
     """
     if release is None:
         release = str(getattr(sys.modules.get("mlx_lm"), "__version__", LATEST))
-    if release not in _CONTRACTS:
+    if release not in CONTRACTS:
         raise UnknownReleaseError(
-            "mlxkv", "cache_prompt", f"one of {', '.join(_CONTRACTS)}", release
+            "mlxkv", "cache_prompt", f"one of {', '.join(CONTRACTS)}", release
         )
-    return import_module(_CONTRACTS[release])
+    return import_module(CONTRACTS[release])
 
 
 def make_prompt_caches(

@@ -11,7 +11,7 @@ from typing import Any, Self
 from mlxkv._errors import CacheError
 
 # 0.32.0, 0.32.1 and 0.32.2 have the same cache.py.
-_CONTRACTS = {
+CONTRACTS = {
     "0.31.3": "mlxkv.mlx_lm_0_31",
     "0.32.0": "mlxkv.mlx_lm_0_32",
     "0.32.1": "mlxkv.mlx_lm_0_32",
@@ -93,11 +93,11 @@ def use_in_mlx_lm() -> InMlxLm:
 def _pairs() -> list[tuple[Any, Any]]:
     """Each object of mlx-lm's cache module with the port's of that name; raises as documented."""
     release = importlib.import_module("mlx_lm").__version__
-    if release not in _CONTRACTS:
+    if release not in CONTRACTS:
         raise UnknownReleaseError(
-            "mlxkv", "use_in_mlx_lm", f"mlx-lm {', '.join(_CONTRACTS)}", str(release)
+            "mlxkv", "use_in_mlx_lm", f"mlx-lm {', '.join(CONTRACTS)}", str(release)
         )
-    return _match(importlib.import_module(_CACHES), importlib.import_module(_CONTRACTS[release]))
+    return _match(importlib.import_module(_CACHES), importlib.import_module(CONTRACTS[release]))
 
 
 def _match(caches: ModuleType, port: ModuleType) -> list[tuple[Any, Any]]:

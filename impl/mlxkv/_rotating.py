@@ -31,7 +31,17 @@ def drop(buffer: mx.array, keep: int, count: int) -> mx.array:
     return concatenate((buffer[:, :, :keep], buffer[:, :, keep + count :]), 2)
 
 
-class RotatingKVCache(PlainCache):
+class Ring(PlainCache):
+    """What rings of one sequence and of a batch share: neither has a quantized form."""
+
+    def to_quantized(self, group_size: int = 64, bits: int = 4) -> NoReturn:  # noqa: ARG002
+        """Raise `NotQuantizableError`: mlx-lm has no quantized ring either."""
+        raise NotQuantizableError(
+            self, "to_quantized", "a cache with a quantized form", "a rotating cache"
+        )
+
+
+class RotatingKVCache(Ring):
     """The last `max_size` tokens, and the first `keep` for ever.
 
     One token is written in place, at `_idx`, which runs round the ring from `keep` on. Several at
@@ -161,12 +171,6 @@ class RotatingKVCache(PlainCache):
         self.offset -= trimmed
         self._idx -= trimmed
         return trimmed
-
-    def to_quantized(self, group_size: int = 64, bits: int = 4) -> NoReturn:  # noqa: ARG002
-        """Raise `NotQuantizableError`: mlx-lm has no quantized ring either."""
-        raise NotQuantizableError(
-            self, "to_quantized", "a cache with a quantized form", "a rotating cache"
-        )
 
     def make_mask(
         self,

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from mlxkv import _arrays, _list
 from mlxkv._arrays import check_slots, padding_mask
-from mlxkv._errors import ListMetaStateError, MetaStateError, StateArityError
+from mlxkv._errors import ListMetaStateError, StateArityError
 from mlxkv._list import AllOrNothing, entries
 from mlxkv._names import find_class
 from mlxkv.mlx_lm_0_31._batches import BatchKVCache, BatchRotatingKVCache
@@ -17,6 +17,7 @@ from mlxkv.mlx_lm_0_31._sequences import (
     ConcatenateKVCache,
     KVCache,
     QuantizedKVCache,
+    Restored,
     RotatingKVCache,
 )
 
@@ -29,7 +30,7 @@ def from_state(name: str, state: Any, meta_state: Any = None) -> Any:
     return find_class(name, CLASSES).from_state(state, meta_state)
 
 
-class ArraysCache(_arrays.ArraysCache):
+class ArraysCache(Restored, _arrays.ArraysCache):
     """See `mlxkv._arrays`. Its state is the list of slots itself; nothing else is saved."""
 
     left_padding: mx.array | None
@@ -38,14 +39,6 @@ class ArraysCache(_arrays.ArraysCache):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: ARG004 - they are __init__'s
         cache = super().__new__(cls)
         cache.left_padding = cache.lengths = None
-        return cache
-
-    @classmethod
-    def from_state(cls, state: Any, meta_state: Any) -> Self:
-        """A new cache with that list of slots. Source: 0.31.3 cache.py:169-175."""
-        cache = cls.__new__(cls)
-        cache.state = state
-        cache.meta_state = meta_state
         return cache
 
     @property
@@ -60,16 +53,6 @@ class ArraysCache(_arrays.ArraysCache):
     def state(self, state: Any) -> None:
         check_slots(self, state)
         self.cache = state
-
-    @property
-    def meta_state(self) -> str:
-        """No scalars: always "". Setting it to anything raises `MetaStateError`."""
-        return ""
-
-    @meta_state.setter
-    def meta_state(self, meta_state: Any) -> None:
-        if meta_state is not None and meta_state:
-            raise MetaStateError(self, "meta_state", "no fields", repr(meta_state))
 
     def make_mask(self, N: int) -> mx.array | None:  # noqa: N803 - the release's name
         """The mask bool (batch, N) past left_padding; only without it, within `lengths`.

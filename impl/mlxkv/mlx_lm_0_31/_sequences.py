@@ -12,8 +12,10 @@ from mlxkv._quantized import Parts, first_parts
 from mlxkv._states import check_arrays, check_parts, parse_count, unpack, unpack_meta
 
 
-class Saved(PlainCache):
-    """State as 0.31.3 saves it: (keys, values), and scalars, if any, in `meta_state`."""
+class Restored:
+    """A cache that is made from its state, and has no scalars in `meta_state` unless it says so."""
+
+    state: Any
 
     @classmethod
     def from_state(cls, state: Any, meta_state: Any) -> Self:
@@ -22,6 +24,20 @@ class Saved(PlainCache):
         cache.state = state
         cache.meta_state = meta_state
         return cache
+
+    @property
+    def meta_state(self) -> Any:
+        """The scalars as decimal strings; "" for a class that has none."""
+        return ""
+
+    @meta_state.setter
+    def meta_state(self, meta_state: Any) -> None:
+        if meta_state is not None and meta_state:
+            raise MetaStateError(self, "meta_state", "no fields", repr(meta_state))
+
+
+class Saved(Restored, PlainCache):
+    """State as 0.31.3 saves it: (keys, values), and scalars, if any, in `meta_state`."""
 
     @property
     def state(self) -> tuple[Any, Any]:
@@ -44,16 +60,6 @@ class Saved(PlainCache):
         keys, values = unpack(self, state, "keys values")
         check_arrays(self, keys, values)
         self.keys, self.values, self.offset = keys, values, keys.shape[2]
-
-    @property
-    def meta_state(self) -> Any:
-        """The scalars as decimal strings; "" for a class that has none."""
-        return ""
-
-    @meta_state.setter
-    def meta_state(self, meta_state: Any) -> None:
-        if meta_state is not None and meta_state:
-            raise MetaStateError(self, "meta_state", "no fields", repr(meta_state))
 
     def _rows(self) -> int:
         """The rows of the keys' buffer, which `state` needs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 
@@ -18,6 +18,7 @@ from mlxkv.mlx_lm_0_32._sequences import (
     ConcatenateKVCache,
     KVCache,
     QuantizedKVCache,
+    Restored,
     RotatingKVCache,
 )
 
@@ -34,15 +35,8 @@ def from_state(name: str, state: Any, meta_state: Any = None) -> Any:
     return cls.from_state(state)
 
 
-class ArraysCache(_arrays.ArraysCache):
+class ArraysCache(Restored, _arrays.ArraysCache):
     """See `mlxkv._arrays`. state: cache, left_padding, lengths."""
-
-    @classmethod
-    def from_state(cls, state: Any) -> Self:
-        """A new cache with that state. Source: 0.32.2 cache.py:187-192."""
-        cache = cls.__new__(cls)
-        cache.state = state
-        return cache
 
     @property
     def state(self) -> tuple[Any, Any, Any]:
@@ -68,15 +62,8 @@ class ArraysCache(_arrays.ArraysCache):
         return padding_mask(self, N, self.left_padding, self.lengths)
 
 
-class CacheList(_list.CacheList):
+class CacheList(Restored, _list.CacheList):
     """See `mlxkv._list`. state: a list of pairs, a child's state and its class's name."""
-
-    @classmethod
-    def from_state(cls, state: Any) -> Self:
-        """A new list of new children. Source: 0.32.2 cache.py:187-192."""
-        cache = cls.__new__(cls)
-        cache.state = state
-        return cache
 
     @property
     def state(self) -> list[tuple[Any, str]]:

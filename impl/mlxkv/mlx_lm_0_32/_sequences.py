@@ -12,8 +12,8 @@ from mlxkv._quantized import Parts, first_parts
 from mlxkv._states import check_arrays, check_parts, check_range, check_scalars, unpack
 
 
-class Saved(PlainCache):
-    """State as 0.32.2 saves it: the buffers and the scalars, together."""
+class Restored:
+    """A cache that is made from its state."""
 
     state: Any
 
@@ -23,6 +23,10 @@ class Saved(PlainCache):
         cache = cls.__new__(cls)
         cache.state = state
         return cache
+
+
+class Saved(Restored, PlainCache):
+    """State as 0.32.2 saves it: the buffers and the scalars, together."""
 
     def keys_and_values(self) -> Any:
         """The keys and values to attend to, as the last update returned them.
