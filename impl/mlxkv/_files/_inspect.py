@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from mlxkv._files._errors import LABELS, GenerationError, PromptCacheError
+from mlxkv._files._errors import PromptCacheError
 from mlxkv._files._header import Header, Tensor, load_arrays, opened, read_header
 from mlxkv._files._layers import Layer
-from mlxkv._files._read import Reading, alike, best, read_as
+from mlxkv._files._read import Reading, ambiguities, best, read_as
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,7 @@ def inspect_prompt_cache(path: str | os.PathLike[str]) -> Inspection:
         nearest = best(readings)
         return Inspection(header, (), nearest.generation, nearest, nearest.problems)
     generations = tuple(one.generation for one in fits)
-    problems = tuple(
-        GenerationError(
-            header.place,
-            "generation",
-            "one that it fits",
-            f"{LABELS[fits[0].generation]} and {LABELS[other.generation]}",
-        )
-        for other in fits[1:]
-        if not alike(fits[0], other)
-    )
+    problems = tuple(ambiguities(header.place, fits))
     return Inspection(header, generations, generations[-1], fits[-1], problems)
 
 

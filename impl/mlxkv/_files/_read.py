@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,17 +102,22 @@ def read_prompt_cache(
     fits = [reading for reading in readings if not reading.problems]
     if not fits:
         raise best(readings).problems[0]
-    first = fits[0]
-    for other in fits[1:]:
-        if not alike(first, other):
-            got = f"{LABELS[first.generation]} and {LABELS[other.generation]}"
-            raise GenerationError(header.place, "generation", "one that it fits", got)
+    for problem in ambiguities(header.place, fits):
+        raise problem
     last = fits[-1]
     layers = tuple(layer for layer in last.layers if layer)
     generations = tuple(one.generation for one in fits)
     return PromptCacheFile(
         header.place.file, header.nbytes, generations, layers, last.metadata, arrays
     )
+
+
+def ambiguities(place: Place, fits: list[Reading]) -> Iterator[GenerationError]:
+    """What keeps a file from being read that fits several generations, and loads otherwise."""
+    for other in fits[1:]:
+        if not alike(fits[0], other):
+            got = f"{LABELS[fits[0].generation]} and {LABELS[other.generation]}"
+            yield GenerationError(place, "generation", "one that it fits", got)
 
 
 def alike(one: Reading, other: Reading) -> bool:
