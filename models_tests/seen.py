@@ -8,6 +8,8 @@ from typing import Any
 import mlx.core as mx
 
 ATTRIBUTES = ("state", "nbytes")
+# Fields of mlx-lm's, and for some classes properties of the port's.
+BUFFERS = ("keys", "values")
 
 
 def seen(value: Any) -> Any:
@@ -22,6 +24,7 @@ def seen(value: Any) -> Any:
     if isinstance(value, bool | int | float | str | None):
         return (type(value).__name__, value)
     fields = {name: seen(item) for name, item in vars(value).items()}
+    fields |= {name: seen(getattr(value, name)) for name in BUFFERS if hasattr(value, name)}
     for name in ATTRIBUTES:
         fields[f"{name}()"] = seen(getattr(value, name, "absent"))
     return (f"class {type(value).__name__}", fields)

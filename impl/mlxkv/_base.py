@@ -8,9 +8,12 @@ from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 
-from mlxkv._buffers import Pair
+from mlxkv._buffers import Pair, first
 from mlxkv._errors import NegativeSizeError, NegativeTrimError, NotAnIntegerError
 from mlxkv._masks import Mask, create_attention_mask
+
+# What a deep copy shares.
+_SCALARS = frozenset({int, bool, str, type(None)})
 
 
 def check_size(cache: object, name: str, size: Any) -> None:
@@ -80,9 +83,32 @@ class Cache:
         """The bytes of the buffers, spare rows included."""
         raise NotImplementedError
 
+    def reserve(self, tokens: int) -> None:
+        """Promise that the cache will hold that many tokens; see `BackedCache.reserve`.
+
+        Nothing to do for a class whose buffers are not copied as it grows, or copied anyway.
+        """
+
     def copy(self) -> Self:
         """An independent deep copy: no later operation on either shows in the other."""
         return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = object.__new__(type(self))
+        twin.__dict__ = fields = self.__dict__.copy()
+        for name, field in fields.items():
+            kind = type(field)
+            if kind in _SCALARS:
+                continue
+            if kind is mx.array:
+                key = id(field)
+                array = memo.get(key)  # Two fields may be one array.
+                if array is None:
+                    array = memo[key] = field.__copy__()
+                fields[name] = array
+            else:
+                fields[name] = copy.deepcopy(field, memo)
+        return twin
 
     @property
     def rope_offset(self) -> int:
@@ -135,3 +161,11 @@ class PlainCache(Cache):
     def _fetch(self) -> Pair:
         """The keys and values to attend to; each release says when they are views."""
         raise NotImplementedError
+
+    def _rows_held(self) -> int:
+        """The rows of the keys' buffer, spare ones included."""
+        return int(self.keys.shape[2])
+
+    def _first(self, rows: int) -> Pair:
+        """Views of the first rows of both buffers, always new objects."""
+        return first((self.keys, self.values), rows)

@@ -7,8 +7,8 @@ checks here are what makes an update transactional.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias, cast
+import copy
+from typing import Any, Protocol, TypeAlias
 
 import mlx.core as mx
 
@@ -20,14 +20,12 @@ from mlxkv._errors import (
     ShapeError,
     StepError,
 )
+from mlxkv._words import Window as Window  # noqa: PLC0414
+from mlxkv._words import concatenate as concatenate  # noqa: PLC0414
+from mlxkv._words import join, splice
 
 Shape: TypeAlias = tuple[int, ...]
 Pair: TypeAlias = tuple[mx.array, mx.array]
-
-Window: TypeAlias = tuple[slice, slice, slice]
-
-# mlx takes any sequence, and a tuple is the fastest; its stub asks for a list.
-concatenate = cast(Callable[[Sequence[mx.array], int], mx.array], mx.concatenate)
 
 ALL = slice(None)
 UPDATE = "update_and_fetch"
@@ -116,27 +114,100 @@ def append(cache: Stepped, keys: mx.array, values: mx.array, prev: int) -> None:
     """Write the rows at `prev`, growing the buffers by whole steps when they do not fit.
 
     A growth drops the spare rows first, unless `prev` is a multiple of `step`. Both new shapes
-    follow the batch and n_kv_heads of the keys. Shared by the standard and the chunked cache.
+    follow the batch and n_kv_heads of the keys.
     """
     k_shape, v_shape = measure(cache, keys, values)
     k_buffer, v_buffer = cache.keys, cache.values
-    if k_buffer is None or prev + k_shape[2] > k_buffer.shape[2]:
-        batch, n_kv_heads, tokens, head_dim = k_shape
-        rows = count_steps(cache, cache.step, tokens)
-        if k_buffer is None:
-            v_buffer = None
-        elif prev % cache.step:
-            k_buffer, v_buffer = k_buffer[:, :, :prev], v_buffer[:, :, :prev]
-        k_tail = (batch, n_kv_heads, rows, head_dim)
-        v_tail = (batch, n_kv_heads, rows, v_shape[3])
-        k_buffer = lengthen(cache, "keys", k_buffer, k_tail, keys.dtype)
-        v_buffer = lengthen(cache, "values", v_buffer, v_tail, values.dtype)
+    stop = prev + k_shape[2]
+    if k_buffer is None or stop > k_buffer.shape[2]:
+        steps = count_steps(cache, cache.step, k_shape[2])
+        if alike(k_buffer, v_buffer, keys, values, prev):
+            held = 0 if k_buffer is None else k_buffer.shape[2]
+            rows = (prev if prev % cache.step else held) + steps
+            pair = fuse(k_buffer, keys, prev, rows), fuse(v_buffer, values, prev, rows)
+        else:
+            pair = grow(cache, (k_buffer, v_buffer), (keys, values), prev, steps)
+        cache.keys, cache.values = pair
+        return
     check_window(cache, "keys", k_buffer, k_shape, prev)
     check_window(cache, "values", v_buffer, v_shape, prev)
-    window = (ALL, ALL, slice(prev, prev + k_shape[2]))
+    window = (ALL, ALL, slice(prev, stop))
     k_buffer[window] = keys
     v_buffer[window] = values
-    cache.keys, cache.values = k_buffer, v_buffer
+
+
+def grow(cache: Stepped, buffers: tuple[Any, Any], rows: Pair, prev: int, steps: int) -> Pair:
+    """The buffers (None: none) with `steps` rows more, and the new rows written at `prev`.
+
+    For rows that are not `alike`: they may broadcast. dtypes promote. Raises `ShapeError` and
+    `LostWriteError`.
+    """
+    (k_buffer, v_buffer), (keys, values) = buffers, rows
+    if k_buffer is None:
+        v_buffer = None
+    elif prev % cache.step:
+        k_buffer, v_buffer = k_buffer[:, :, :prev], v_buffer[:, :, :prev]
+    lead = (*keys.shape[:2], steps)
+    k_buffer = lengthen(cache, "keys", k_buffer, (*lead, keys.shape[3]), keys.dtype)
+    v_buffer = lengthen(cache, "values", v_buffer, (*lead, values.shape[3]), values.dtype)
+    check_window(cache, "keys", k_buffer, keys.shape, prev)
+    check_window(cache, "values", v_buffer, values.shape, prev)
+    window = (ALL, ALL, slice(prev, prev + keys.shape[2]))
+    k_buffer[window] = keys
+    v_buffer[window] = values
+    return k_buffer, v_buffer
+
+
+def alike(
+    k_buffer: Any, v_buffer: Any, keys: mx.array, values: mx.array, prev: int, first: int = 0
+) -> bool:
+    """Whether new rows follow `prev` rows of both buffers, from `first` on, as they are."""
+    k_shape, v_shape = keys.shape, values.shape
+    if k_shape[:2] != v_shape[:2]:
+        return False
+    if k_buffer is None:
+        return prev == 0
+    k_held, v_held = k_buffer.shape, v_buffer.shape
+    return (
+        0 <= prev <= k_held[2] - first
+        and k_held[2] == v_held[2]
+        and (*k_held[:2], k_held[3]) == (*k_shape[:2], k_shape[3])
+        and (*v_held[:2], v_held[3]) == (*v_shape[:2], v_shape[3])
+    )
+
+
+def fuse(
+    buffer: mx.array | None, rows: mx.array, prev: int, capacity: int, first: int = 0
+) -> mx.array:
+    """`prev` rows of the buffer from `first` on, the new rows, and zeros: each is written once.
+
+    (batch, n_kv_heads, capacity, head_dim); they are `alike`. dtypes promote. Rows that follow no
+    buffer and need no zeros share their memory with the result, as in mlx-lm.
+    """
+    batch, n_kv_heads, tokens, head_dim = rows.shape
+    stop = prev + tokens
+    spare = capacity - stop
+    if buffer is None and not spare:
+        return copy.copy(rows)
+    dtype = rows.dtype if buffer is None else mx.result_type(buffer.dtype, rows.dtype)
+    zeros = mx.zeros((batch, n_kv_heads, capacity if spare > stop else spare, head_dim), dtype)
+    if spare > stop:  # They are the buffer.
+        if buffer is not None:
+            zeros[:, :, :prev] = buffer[:, :, first : first + prev]
+        zeros[:, :, prev:stop] = rows
+        return zeros
+    tail = (rows.astype(dtype), zeros) if spare else (rows.astype(dtype),)
+    if buffer is None:
+        return join(tail)
+    window = (ALL, ALL, slice(first, first + prev))
+    if buffer.dtype == dtype:
+        return splice(buffer, [window], *tail)
+    return join([buffer[window].astype(dtype), *tail])
+
+
+def fit(buffer: mx.array, rows: mx.array) -> bool:
+    """Whether a growth of the buffer for such rows would leave its dtype as it is."""
+    return bool(mx.result_type(buffer.dtype, rows.dtype) == buffer.dtype)
 
 
 def first(pair: Pair, rows: int) -> Pair:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlxkv._base import PlainCache, check_size, check_trim
-from mlxkv._buffers import Pair, append
+from mlxkv._backed import BackedCache
+from mlxkv._base import check_size, check_trim
+from mlxkv._buffers import Pair
 from mlxkv._errors import NotTrimmableError
 from mlxkv._masks import Mask, create_attention_mask
 
 
-class ChunkedKVCache(PlainCache):
+class ChunkedKVCache(BackedCache):
     """Keys and values of positions `start_position` to `offset`; row 0 is `start_position`.
 
     `chunk_size` None never forgets (mlx-swift-lm; seed test maybe_trim_front_noop_paths).
@@ -41,7 +42,7 @@ class ChunkedKVCache(PlainCache):
         Returns views of the rows from `start_position` on. Raises as `Cache.update_and_fetch` and
         `StepError`; a front trim past the offset leaves no row to write to: `LostWriteError`.
         """
-        append(self, keys, values, self.offset - self.start_position)
+        self._write(keys, values, self.offset - self.start_position)
         self.offset += keys.shape[2]
         return self._fetch()
 

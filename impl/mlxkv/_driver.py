@@ -17,7 +17,7 @@ from mlxkv._files._errors import Place
 from mlxkv._files._metadata import flatten_metadata
 from mlxkv._files._write import check_target, target_of
 from mlxkv._in_mlx_lm import CONTRACTS, UnknownReleaseError
-from mlxkv._prefill import QUANTIZED_KV_START, STEP_SIZE, Progress, buffers, prefill, to_prompt
+from mlxkv._prefill import QUANTIZED_KV_START, STEP_SIZE, Progress, prefill, to_prompt
 
 # What mlx-lm's `generate` looks for in a file, in the order in which `cache_prompt` writes it.
 MODEL = "model"
@@ -112,7 +112,7 @@ def cache_prompt_ids(
         quantized_kv_start=quantized_kv_start,
     )
     contract.save_prompt_cache(target, caches, described)
-    return CachedPrompt(Path(target), prompt.size, sum(array.nbytes for array in buffers(caches)))
+    return CachedPrompt(Path(target), prompt.size, sum(one.nbytes for one in caches))
 
 
 def cache_prompt(

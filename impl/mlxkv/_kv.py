@@ -1,4 +1,4 @@
-"""The standard cache: buffers that grow by `step` rows and are written in place."""
+"""The standard cache: buffers that grow by whole steps and are written in place."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlx.core as mx
 
-from mlxkv._base import PlainCache
-from mlxkv._buffers import Pair, append
+from mlxkv._backed import BackedCache
+from mlxkv._buffers import Pair
 from mlxkv._quantized import QuantizedKVCache, check_sizes, quantize
 
 if TYPE_CHECKING:
     from mlxkv._batch_kv import BatchKVCache
 
 
-class KVCache(PlainCache):
+class KVCache(BackedCache):
     """All keys and values of the sequence.
 
     Source: 0.31.3 cache.py:325-407, 0.32.2 cache.py:339-420.
@@ -32,7 +32,7 @@ class KVCache(PlainCache):
         The first update fixes the dtypes; later rows are cast, until a growth promotes. Returns
         the first `offset` rows of both. Raises as `Cache.update_and_fetch` and `StepError`.
         """
-        append(self, keys, values, self.offset)
+        self._write(keys, values, self.offset)
         self.offset += keys.shape[2]
         return self._fetch()
 

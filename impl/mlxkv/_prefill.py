@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any
 
 import mlx.core as mx
 
+from mlxkv._backed import BackedCache
 from mlxkv._errors import CacheError, TokensError
+from mlxkv._list import CacheList
 from mlxkv._quantized import quantize
 
 Progress = Callable[[int, int], object]
@@ -74,7 +76,8 @@ def prefill(
     All tokens but the last go in chunks of `step_size` (at least 1), then the last one alone:
     what mlx-lm's `generate_step` does, with the same bytes. After each chunk every cache is
     materialized, its buffers themselves and not the slices of its state, so that the lazy graph
-    never spans two chunks and memory does not grow with their number. `on_progress` is called
+    never spans two chunks and memory does not grow with their number. The port's caches are told
+    the length first (`reserve`), so that no buffer is copied as it grows. `on_progress` is called
     with the tokens done and all tokens: before the first chunk, after each, and at the end.
 
     With `kv_bits` caches are quantized once their offset is `quantized_kv_start` or more; what
@@ -90,6 +93,7 @@ def prefill(
     quantization.check(cache, total)
     report = on_progress or (lambda _done, _total: None)
     report(0, total)
+    announce(cache, total)
     step = max(1, step_size)
     for start in range(0, total - 1, step):
         stop = min(start + step, total - 1)
@@ -119,6 +123,15 @@ def to_prompt(tokens: Any) -> mx.array:
         got = f"{prompt.dtype} {prompt.shape}"
         raise TokensError("mlxkv", "prefill", expected, got)
     return prompt
+
+
+def announce(cache: Iterable[Any], tokens: int) -> None:
+    """Reserve room for that many tokens more in each cache, or child of one, that can."""
+    for one in cache:
+        if isinstance(one, BackedCache):
+            one.reserve(one.offset + tokens)
+        elif isinstance(one, CacheList):
+            announce(one.caches, tokens)
 
 
 def materialize(cache: Sequence[Any]) -> None:

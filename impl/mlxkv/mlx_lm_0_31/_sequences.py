@@ -49,7 +49,7 @@ class Saved(Restored, PlainCache):
         """
         if self.offset == self._rows():
             return self.keys, self.values
-        return first((self.keys, self.values), self.offset)
+        return self._first(self.offset)
 
     @state.setter
     def state(self, state: Any) -> None:
@@ -63,9 +63,9 @@ class Saved(Restored, PlainCache):
 
     def _rows(self) -> int:
         """The rows of the keys' buffer, which `state` needs."""
-        if self.keys is None:
+        if self.empty():
             raise EmptyCacheError(self, "state", "stored keys and values", "none")
-        return int(self.keys.shape[2])
+        return self._rows_held()
 
 
 class ConcatenateKVCache(Saved, _concatenate.ConcatenateKVCache):
@@ -125,7 +125,7 @@ class KVCache(Saved, _kv.KVCache):
     _quantized_class = QuantizedKVCache
 
     def _fetch(self) -> Pair:
-        return first((self.keys, self.values), self.offset)
+        return self._first(self.offset)
 
 
 class RotatingKVCache(Saved, _rotating.RotatingKVCache):
@@ -179,7 +179,7 @@ class ChunkedKVCache(Saved, _chunked.ChunkedKVCache):
         self.chunk_size, self.start_position = chunk_size, start_position
 
     def _fetch(self) -> Pair:
-        return first((self.keys, self.values), self.offset - self.start_position)
+        return self._first(self.offset - self.start_position)
 
     def maybe_trim_front(self) -> None:
         """Forget the rows of the buffers before the last `chunk_size`; moves `start_position`.
@@ -188,9 +188,9 @@ class ChunkedKVCache(Saved, _chunked.ChunkedKVCache):
         a token before them is forgotten (seed test raw_step_buffer_semantics). A chunk_size of 0
         forgets nothing, for -0 is where a Python slice starts. Source: 0.31.3 cache.py:742-747.
         """
-        if self.keys is None or self.chunk_size is None:
+        if self.empty() or self.chunk_size is None:
             return
-        excess = self.keys.shape[2] - self.chunk_size
+        excess = self._rows_held() - self.chunk_size
         if excess >= 0:
             last = slice(-self.chunk_size, None)
             self.keys, self.values = self.keys[:, :, last], self.values[:, :, last]

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from mlxkv import _chunked, _concatenate, _kv, _quantized, _rotating
 from mlxkv._base import PlainCache
-from mlxkv._buffers import Pair, first
+from mlxkv._buffers import Pair
 from mlxkv._errors import EmptyCacheError
 from mlxkv._quantized import Parts, first_parts
 from mlxkv._states import check_arrays, check_parts, check_range, check_scalars, unpack
@@ -35,7 +35,7 @@ class Saved(Restored, PlainCache):
         `EmptyCacheError`.
         """
         if self.offset < self._rows("keys_and_values"):
-            return first((self.keys, self.values), self.offset)
+            return self._first(self.offset)
         return self.keys, self.values
 
     def _fetch(self) -> Any:
@@ -43,9 +43,9 @@ class Saved(Restored, PlainCache):
 
     def _rows(self, operation: str) -> int:
         """The rows of the keys' buffer, which `operation` needs."""
-        if self.keys is None:
+        if self.empty():
             raise EmptyCacheError(self, operation, "stored keys and values", "none")
-        return int(self.keys.shape[2])
+        return self._rows_held()
 
 
 def _check_buffers(cache: object, keys: Any, values: Any) -> int:
@@ -108,6 +108,10 @@ class KVCache(Saved, _kv.KVCache):
 
     _quantized_class = QuantizedKVCache
 
+    def _fetch(self) -> Pair:
+        offset = self.offset
+        return self._first(offset) if offset < self._rows_held() else self._lend()
+
     @property
     def state(self) -> tuple[Any, Any, int]:
         return self.keys, self.values, self.offset
@@ -143,11 +147,13 @@ class RotatingKVCache(Saved, _rotating.RotatingKVCache):
 class ChunkedKVCache(Saved, _chunked.ChunkedKVCache):
     """See `mlxkv._chunked`. state: keys, values, offset, chunk_size, start_position."""
 
+    def _fetch(self) -> Pair:
+        return self._first(self.offset - self.start_position)
+
     def keys_and_values(self) -> Pair:
         """Views of the rows from `start_position` to `offset`, always new objects."""
-        if self.keys is None:
-            raise EmptyCacheError(self, "keys_and_values", "stored keys and values", "none")
-        return first((self.keys, self.values), self.offset - self.start_position)
+        self._rows("keys_and_values")
+        return self._first(self.offset - self.start_position)
 
     @property
     def state(self) -> tuple[Any, Any, int, int | None, int]:
@@ -171,11 +177,10 @@ class ChunkedKVCache(Saved, _chunked.ChunkedKVCache):
 
         Source: 0.32.2 cache.py:738-747.
         """
-        if self.keys is None or self.chunk_size is None:
+        if self._keys is None or self.chunk_size is None:
             return
         held = self.offset - self.start_position
         excess = held - self.chunk_size
         if excess > 0:
-            last = slice(excess, held)
-            self.keys, self.values = self.keys[:, :, last], self.values[:, :, last]
+            self._forget(excess, held)
             self.start_position += excess
