@@ -6,7 +6,7 @@ from `ValueError`; the others from what mlx-lm or MLX raises in that place as we
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 from mlxkv._errors import CacheError
@@ -39,7 +39,7 @@ class Place:
 
     def of(self, layer: str, cache: str) -> Self:
         """The place of a layer, or of a child, of the same file."""
-        return replace(self, layer=layer, cache=cache)
+        return type(self)(self.file, self.generation, layer, cache)
 
     def child(self, index: int, cache: str) -> Self:
         """The place of a child of this layer."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from safetensors import SafetensorError, safe_open
@@ -27,19 +26,17 @@ DTYPES = {
 MAX_HEADER = 1 << 24
 # Names in a header, those of a tensor's fields too; 100 layers of 0.32 have some 10 000.
 MAX_NAMES = 1 << 16
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """What the header says of one tensor."""
+class Tensor(NamedTuple):
+    """What the header says of one tensor, which begins `start` bytes after it."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * DTYPES[self.dtype].size
+    start: int
+    nbytes: int
 
     def __str__(self) -> str:
         return f"{self.dtype} {list(self.shape)}"
@@ -47,10 +44,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Header:
-    """The tensors by name and the metadata of one file, and its length in bytes."""
+    """The tensors by name and the metadata of one file, its length and where its tensors begin."""
 
     place: Place
     nbytes: int
+    begin: int
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
 
@@ -100,45 +98,25 @@ def read_header(source: Source) -> Header:
     names one twice, or has a dtype that mlx does not write; `PromptCacheOSError`.
     """
     place = source.place
-    _check_text(place, _read_text(source))
+    text = _read_text(source)
+    entries = _parse_text(place, text)
     try:
-        with safe_open(source.path, "mlx") as file:
-            metadata = dict(file.metadata() or {})
-            described = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: tuple(one.get_shape()) for name, one in described.items()}
-            dtypes = {name: str(one.get_dtype()) for name, one in described.items()}
+        with safe_open(source.path, "mlx"):
+            pass  # Opening it is the check.
     except (OSError, MemoryError) as error:
         got = error if isinstance(error, OSError) else str(error)
         raise PromptCacheOSError(place, "header", "a readable file", got) from error
     except SafetensorError as error:
         raise HeaderError(place, "header", "a whole safetensors file", str(error)) from error
-    for name, dtype in dtypes.items():
+    metadata = entries.pop("__metadata__", None) or {}
+    tensors = {}
+    for name in sorted(entries):
+        entry = entries[name]
+        dtype, (start, end) = entry["dtype"], entry["data_offsets"]
         if dtype not in DTYPES:
             raise HeaderError(place, f"tensor {name}", f"one of {', '.join(DTYPES)}", dtype)
-    tensors = {name: Tensor(name, dtypes[name], shapes[name]) for name in sorted(shapes)}
-    return Header(place, source.nbytes, tensors, metadata)
-
-
-def load_arrays(source: Source, header: Header) -> dict[str, mx.array]:
-    """The file's arrays, not yet read: nothing is allocated. Raises `HeaderError`."""
-    loaded: Any
-    try:
-        loaded = mx.load(source.path, format="safetensors", return_metadata=True)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        expected = "a file that mlx loads"
-        raise HeaderError(source.place, "header", expected, str(error)) from error
-    arrays, metadata = loaded
-    for name, tensor in header.tensors.items():
-        array = arrays.get(name)
-        if array is None or array.shape != tensor.shape or array.dtype != DTYPES[tensor.dtype]:
-            got = "none" if array is None else f"{array.dtype} {list(array.shape)}"
-            raise HeaderError(
-                source.place, f"tensor {name}", f"{tensor}, as the header has it", got
-            )
-    if len(arrays) != len(header.tensors) or metadata != header.metadata:
-        expected = "the tensors and metadata that safetensors finds"
-        raise HeaderError(source.place, "header", expected, "others in mlx")
-    return dict(arrays)
+        tensors[name] = Tensor(name, dtype, tuple(entry["shape"]), start, end - start)
+    return Header(place, source.nbytes, 8 + len(text), tensors, metadata)
 
 
 def _read_text(source: Source) -> bytes:
@@ -158,8 +136,10 @@ def _read_text(source: Source) -> bytes:
         raise PromptCacheOSError(place, "header", "a readable file", error) from error
 
 
-def _check_text(place: Place, text: bytes) -> None:
-    """Raise where JSON has a name twice, the last of which would count, or a name too many."""
+def _parse_text(place: Place, text: bytes) -> dict[str, Any]:
+    """The entries by name. Raises where JSON has a name twice, the last of which would count, or a
+    name too many, and where a tensor has other fields than three.
+    """
     found = 0
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -167,11 +147,10 @@ def _check_text(place: Place, text: bytes) -> None:
         found += len(pairs)
         if found > MAX_NAMES:
             raise HeaderError(place, "header", f"at most {MAX_NAMES} names", "more")
-        entries: dict[str, Any] = {}
-        for name, entry in pairs:
-            if name in entries:
-                raise HeaderError(place, "header", "each name once", f"{name[:80]!r} twice")
-            entries[name] = entry
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
+            got = f"{_repeated(pairs)[:80]!r} twice"
+            raise HeaderError(place, "header", "each name once", got)
         return entries
 
     try:
@@ -182,8 +161,14 @@ def _check_text(place: Place, text: bytes) -> None:
         raise HeaderError(place, "header", "JSON", str(error)) from error
     if not isinstance(entries, dict):
         raise HeaderError(place, "header", "a JSON object", type(entries).__name__)
-    fields = {"dtype", "shape", "data_offsets"}
     for name, entry in entries.items():
-        if name != "__metadata__" and (not isinstance(entry, dict) or entry.keys() != fields):
+        if name != "__metadata__" and (not isinstance(entry, dict) or entry.keys() != _FIELDS):
             got = ", ".join(entry) if isinstance(entry, dict) else type(entry).__name__
             raise HeaderError(place, f"tensor {name}", "dtype, shape and data_offsets", got)
+    return entries
+
+
+def _repeated(pairs: list[tuple[str, Any]]) -> str:
+    """The first name that was there before."""
+    first: dict[str, int] = {}
+    return next(name for i, (name, _) in enumerate(pairs) if first.setdefault(name, i) < i)

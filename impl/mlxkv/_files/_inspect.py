@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from mlxkv._files._body import Body, load_arrays
 from mlxkv._files._errors import PromptCacheError
-from mlxkv._files._header import Header, Tensor, load_arrays, opened, read_header
+from mlxkv._files._header import Header, Tensor, opened, read_header
 from mlxkv._files._layers import Layer
 from mlxkv._files._read import Reading, ambiguities, best, read_as
 
@@ -53,8 +54,8 @@ def inspect_prompt_cache(path: str | os.PathLike[str]) -> Inspection:
     """
     with opened(path) as source:
         header = read_header(source)
-        arrays = load_arrays(source, header)
-    readings = read_as(header, arrays)
+        load_arrays(source, header)
+        readings = read_as(header, Body(source, header))
     fits = [reading for reading in readings if not reading.problems]
     if not fits:
         nearest = best(readings)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-import mlx.core as mx
-
+from mlxkv._files._body import Body
 from mlxkv._files._errors import FieldError, LayoutError, Place
 from mlxkv._files._header import Tensor
 
@@ -19,6 +18,7 @@ MAX_NUMBERS = 1 << 16
 MAX_LAYERS = 1 << 12
 # Positions are int32 in MLX.
 MAX_TOKENS = (1 << 31) - 1
+_DIGITS = [str(i) for i in range(16)]
 
 Parts: TypeAlias = tuple[Tensor, ...]
 Value: TypeAlias = Tensor | Parts | int | bool | None
@@ -55,8 +55,7 @@ class Layer:
         return not self.tensors() and all(child.empty for child in self.children)
 
 
-@dataclass(frozen=True)
-class Const:
+class Const(NamedTuple):
     """A scalar, a string or None that a file of 0.32 keeps as a tensor."""
 
     value: Any
@@ -66,46 +65,53 @@ class Const:
 
 
 class Content:
-    """The arrays of a file, of which single numbers may be looked at."""
+    """The bytes of a file, of which single numbers may be looked at."""
 
-    def __init__(self, arrays: Mapping[str, mx.array]) -> None:
-        self.arrays = arrays
+    def __init__(self, body: Body) -> None:
+        self._body = body
 
-    def evaluate(self, place: Place, names: list[str]) -> None:
-        """Read small arrays, all at once. Raises `FieldError`."""
-        try:
-            mx.eval([self.arrays[name] for name in names])
-        except RuntimeError as error:
-            raise FieldError(place, "tensors", "readable ones", str(error)) from error
+    def number(self, tensor: Tensor) -> int | bool:
+        """The number of an I32, I64 or BOOL of rank 0. Raises `PromptCacheOSError`."""
+        data = self._body.read(tensor.start, tensor.nbytes)
+        number = int.from_bytes(data, "little", signed=True)
+        return bool(number) if tensor.dtype == "BOOL" else number
 
     def numbers(self, place: Place, name: str, tensor: Tensor) -> list[int]:
-        """The integers of a small tensor. Raises `FieldError`."""
+        """The integers of a small tensor. Raises `FieldError`, `PromptCacheOSError`."""
         whole = tensor.dtype in ("I32", "I64") and len(tensor.shape) == 1
         if not whole or tensor.shape[0] > MAX_NUMBERS:
             raise FieldError(place, name, f"I32 [n], n up to {MAX_NUMBERS}", str(tensor))
-        self.evaluate(place, [tensor.name])
-        numbers: Any = self.arrays[tensor.name].tolist()
-        return list(numbers)
+        data = self._body.read(tensor.start, tensor.nbytes)
+        return list(data.cast("i" if tensor.dtype == "I32" else "q"))
 
 
 def grow(place: Place, kind: str, entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Nested dictionaries of names such as "0.1.0". Raises `LayoutError`."""
     tree: dict[str, Any] = {}
+    nodes: dict[str, dict[str, Any]] = {}  # By the path to it and a dot.
     for name, leaf in entries:
-        *path, last = parts = name.split(".")
-        if len(parts) > MAX_DEPTH or not all(map(INDEX.fullmatch, parts)):
-            raise LayoutError(
-                place, f"{kind} {name[:80]}", "indices joined by dots", "another name"
-            )
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise LayoutError(place, f"{kind} {name}", "one meaning", f"{kind}s under a {kind}")
+        last = name.rpartition(".")[2]
+        path = name[: len(name) - len(last)]
+        node = nodes.get(path)
+        if node is None or not INDEX.fullmatch(last):
+            node = nodes[path] = _branch(place, kind, name, tree)
         if last in node:
             raise LayoutError(place, f"{kind} {name}", "one meaning", f"{kind}s under a {kind}")
         node[last] = leaf
     return tree
+
+
+def _branch(place: Place, kind: str, name: str, tree: dict[str, Any]) -> dict[str, Any]:
+    """The node that the leaf of this name belongs to. Raises `LayoutError`."""
+    parts = name.split(".")
+    if len(parts) > MAX_DEPTH or not all(map(INDEX.fullmatch, parts)):
+        raise LayoutError(place, f"{kind} {name[:80]}", "indices joined by dots", "another name")
+    node = tree
+    for part in parts[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise LayoutError(place, f"{kind} {name}", "one meaning", f"{kind}s under a {kind}")
+    return node
 
 
 def dense(place: Place, what: str, node: Any, count: int | None = None) -> list[Any]:
@@ -114,10 +120,14 @@ def dense(place: Place, what: str, node: Any, count: int | None = None) -> list[
         expected = "entries" if count is None else f"{count} entries"
         raise LayoutError(place, what, expected, "none" if node is None else tell(node))
     count = len(node) if count is None else count
-    if node.keys() != {str(i) for i in range(count)}:
-        got = ", ".join(sorted(node, key=lambda key: (len(key), key))[:8]) or "none"
-        raise LayoutError(place, what, f"entries 0 to {count - 1}" if count else "none", got)
-    return [node[str(i)] for i in range(count)]
+    if len(node) == count:
+        keys = _DIGITS[:count] if count <= len(_DIGITS) else map(str, range(count))
+        try:
+            return [node[key] for key in keys]
+        except KeyError:
+            pass  # The error below says what is there instead.
+    got = ", ".join(sorted(node, key=lambda key: (len(key), key))[:8]) or "none"
+    raise LayoutError(place, what, f"entries 0 to {count - 1}" if count else "none", got)
 
 
 def within(place: Place, what: str, node: Any, count: int) -> dict[str, Any]:

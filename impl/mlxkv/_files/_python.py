@@ -174,6 +174,21 @@ class Python:
         return Layer("CacheList", children=tuple(children))
 
 
+def variant(generation: str, cache: str) -> str:
+    """Which way to read a class a generation has: those of the same one read a layer alike."""
+    dialect = DIALECTS.get(generation)
+    if dialect is None or cache not in dialect.classes:
+        return generation
+    match cache:
+        case "RotatingKVCache":
+            return dialect.rotating
+        case "QuantizedKVCache":
+            return dialect.quantized
+        case "CacheList":
+            return generation
+    return "alike"
+
+
 KV = ("keys", "values")
 BATCH = ("keys", "values", "offset", "left_padding")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from mlxkv._files._errors import FieldError, Place
-from mlxkv._files._header import Tensor
 from mlxkv._files._layers import MAX_TOKENS, Content, Parts, tensor
 
 FLOATS = ("F16", "BF16", "F32")
@@ -29,17 +28,17 @@ EMPTY = Buffers(None, 0)
 def check_buffers(place: Place, keys: Any, values: Any) -> Buffers:
     """Raise unless both are of rank 4, and as many sequences and tokens."""
     keys, values = tensor(place, "keys", keys), tensor(place, "values", values)
-    for name, one in (("keys", keys), ("values", values)):
-        if len(one.shape) != 4:
-            raise FieldError(place, name, RANK_4, str(one))
-    for axis, what in ((0, "batch"), (1, "n_kv_heads"), (3, "head_dim")):
-        if not keys.shape[axis]:  # Values of no width are those of mlx-lm's indexers.
-            raise FieldError(place, "keys", f"{what} of at least 1", str(keys))
-    for axis, what in ((0, "batch"), (2, "tokens")):
-        if keys.shape[axis] != values.shape[axis]:
-            expected = f"{what} {keys.shape[axis]}, as in the keys"
-            raise FieldError(place, "values", expected, str(values))
-    return Buffers(keys.shape[0], keys.shape[2])
+    if len(keys.shape) != 4 or len(values.shape) != 4:
+        name, one = ("values", values) if len(keys.shape) == 4 else ("keys", keys)
+        raise FieldError(place, name, RANK_4, str(one))
+    (batch, heads, rows, width), others = keys.shape, values.shape
+    if not batch or not heads or not width:  # Values of no width are those of mlx-lm's indexers.
+        what = "batch" if not batch else "n_kv_heads" if not heads else "head_dim"
+        raise FieldError(place, "keys", f"{what} of at least 1", str(keys))
+    if others[0] != batch or others[2] != rows:
+        what = f"batch {batch}" if others[0] != batch else f"tokens {rows}"
+        raise FieldError(place, "values", f"{what}, as in the keys", str(values))
+    return Buffers(batch, rows)
 
 
 def check_parts(place: Place, fields: dict[str, Any]) -> Buffers:
@@ -52,7 +51,7 @@ def check_parts(place: Place, fields: dict[str, Any]) -> Buffers:
             raise FieldError(place, f"{name}[0]", "U32", str(rows))
         if scales.dtype not in FLOATS:
             raise FieldError(place, f"{name}[1]", " or ".join(FLOATS), str(scales))
-        if biases != Tensor(biases.name, scales.dtype, scales.shape):
+        if (biases.dtype, biases.shape) != (scales.dtype, scales.shape):
             raise FieldError(place, f"{name}[2]", f"{scales}, as the scales", str(biases))
         for i, one in enumerate((rows, scales)):
             if len(one.shape) != 4:

@@ -5,6 +5,7 @@ Numbers are tensors of rank 0, strings of code points, None of shape [0]; `scala
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mlxkv._files._errors import FieldError, LayoutError, Place, UnknownClassError
@@ -34,49 +35,70 @@ STATES = {
     "RotatingKVCache": "keys values offset keep max_size _idx",
 }
 CLASSES = sorted((*STATES, "ArraysCache", "CacheList"))
+_STATES = {cache: tuple(names.split()) for cache, names in STATES.items()}
 _TENSORS = ("keys", "values", "left_padding")
 _LONGEST_NAME = 64
+_KINDS = {
+    "scalar": "an integer: I32, I64 or BOOL of rank 0",
+    "string": "a class name",
+    "none": "an empty tensor, for None",
+}
 
 
-def read_leaves(place: Place, header: Header, content: Content, listed: Any) -> dict[str, Any]:
+def read_leaves(
+    place: Place, header: Header, content: Content, scalars: list[tuple[str, str]]
+) -> dict[str, Any]:
     """The tree of tensors, with the value of each that the file lists as a scalar.
 
     Raises `LayoutError`, `FieldError`.
     """
     leaves: dict[str, Any] = dict(header.tensors)
     kinds: dict[str, str] = {}
-    for i, entry in enumerate(dense(place, "scalars", listed)):
-        if not i:
-            if entry != "":
-                raise LayoutError(place, "scalar 0", "''", tell(entry))
-            continue
-        name, kind = dense(place, f"scalar {i}", entry, 2)
-        if not isinstance(name, str) or name not in leaves or name in kinds:
-            got = "one that is listed twice" if isinstance(name, str) and name in kinds else "none"
+    for i, (name, kind) in enumerate(_listed(place, scalars), 1):
+        leaf = leaves.get(name) if isinstance(name, str) else None
+        if leaf is None or name in kinds:
+            got = "one that is listed twice" if leaf is not None else "none"
             raise LayoutError(place, f"scalar {i}", f"a tensor {tell(name)}", got)
-        _check_kind(place, leaves[name], kind)
+        _check_kind(place, leaf, kind)
         kinds[name] = kind
-    content.evaluate(place, list(kinds))
     for name, kind in kinds.items():
         leaves[name] = Const(_value(place, leaves[name], kind, content))
     return grow(place, "tensor", leaves.items())
 
 
+def _listed(place: Place, scalars: list[tuple[str, str]]) -> Iterator[tuple[Any, Any]]:
+    """The name and kind of each, from 2.<n>.0 and 2.<n>.1 after a 2.0. Raises `LayoutError`."""
+    found, count = dict(scalars), len(scalars) // 2
+    try:
+        pairs = [(found[f"2.{n}.0"], found[f"2.{n}.1"]) for n in range(1, count + 1)]
+        complete = found["2.0"] == "" and len(found) == 1 + 2 * count
+    except KeyError:
+        complete = False
+    if complete:
+        yield from pairs
+        return
+    listed = grow(place, "metadata", scalars).get("2")
+    for i, entry in enumerate(dense(place, "scalars", listed)):
+        if i:
+            name, kind = dense(place, f"scalar {i}", entry, 2)
+            yield name, kind
+        elif entry != "":
+            raise LayoutError(place, "scalar 0", "''", tell(entry))
+
+
 def _check_kind(place: Place, leaf: Tensor, kind: Any) -> None:
     """Raise unless the tensor can be a scalar of that kind: a small one."""
-    name = f"tensor {leaf.name}"
     match kind:
         case "scalar":
-            if leaf.shape or leaf.dtype not in ("I32", "I64", "BOOL"):
-                raise FieldError(place, name, "an integer: I32, I64 or BOOL of rank 0", str(leaf))
+            fits = not leaf.shape and leaf.dtype in ("I32", "I64", "BOOL")
         case "none":
-            if leaf.shape != (0,):
-                raise FieldError(place, name, "an empty tensor, for None", str(leaf))
+            fits = leaf.shape == (0,)
         case "string":
-            if len(leaf.shape) != 1 or leaf.shape[0] > _LONGEST_NAME:
-                raise FieldError(place, name, "a class name", str(leaf))
+            fits = len(leaf.shape) == 1 and leaf.shape[0] <= _LONGEST_NAME
         case _:
-            raise LayoutError(place, name, "scalar, string or none", tell(kind))
+            raise LayoutError(place, f"tensor {leaf.name}", "scalar, string or none", tell(kind))
+    if not fits:
+        raise FieldError(place, f"tensor {leaf.name}", _KINDS[kind], str(leaf))
 
 
 def _value(place: Place, leaf: Tensor, kind: str, content: Content) -> Any:
@@ -84,7 +106,7 @@ def _value(place: Place, leaf: Tensor, kind: str, content: Content) -> Any:
     if kind == "none":
         return None
     if kind == "scalar":
-        return content.arrays[leaf.name].item()
+        return content.number(leaf)
     name = f"tensor {leaf.name}"
     points = content.numbers(place, name, leaf)
     if not all(32 <= point < 127 for point in points):
@@ -108,7 +130,7 @@ class Scalars:
         if place.cache not in STATES:
             expected = f"one of {', '.join(CLASSES)}"
             raise UnknownClassError(place, "class", expected, tell(place.cache))
-        names = STATES[place.cache].split()
+        names = _STATES[place.cache]
         entries = dense(place, f"state ({' '.join(names)})", node, len(names))
         fields = {
             name: self._field(place, name, entry)
@@ -118,17 +140,16 @@ class Scalars:
         return Layer(place.cache, fields)
 
     def _field(self, place: Place, name: str, entry: Any) -> Any:
-        batch = place.cache.startswith("Batch")
-        if name in _TENSORS or (name == "offset" and batch):
+        if name in _TENSORS or (name == "offset" and place.cache.startswith("Batch")):
             return self._buffer(place, name, entry)
         if not isinstance(entry, Const):
             raise LayoutError(place, name, "a scalar", tell(entry))
         value = entry.value
-        if name == "chunk_size" and value is None:
-            return None
-        expected = "True or False" if name == "rotated" else "an integer of at least 0"
-        if type(value) is not (bool if name == "rotated" else int) or value < 0:
-            raise FieldError(place, name, expected, str(entry))
+        if name == "rotated":
+            if type(value) is not bool:
+                raise FieldError(place, name, "True or False", str(entry))
+        elif (type(value) is not int or value < 0) and (name != "chunk_size" or value is not None):
+            raise FieldError(place, name, "an integer of at least 0", str(entry))
         return value
 
     def _buffer(self, place: Place, name: str, entry: Any) -> Any:

@@ -16,8 +16,11 @@ from mlxkv._errors import CacheError
 from mlxkv._files._atomic import replacing
 from mlxkv._files._errors import NotSavableError, Place, PromptCacheOSError
 from mlxkv._files._header import DTYPES, MAX_HEADER, MAX_NAMES, kind_of
+from mlxkv._files._slices import sliced, write_slices
 
 _SAVABLE = frozenset(DTYPES.values())
+# Up to that many bytes MLX copies faster than Python finds its way through slices.
+_COPIED = 4 << 20
 
 
 def target_of(file_name: Any) -> str:
@@ -45,10 +48,10 @@ def states_of(place: Place, caches: Any, read: Callable[[Any], Any]) -> tuple[li
         raise NotSavableError(place, "cache", "a list of caches", got) from None
     states = []
     for i, cache in enumerate(every):
-        at = place.child(i, type(cache).__name__)
         try:
             states.append(read(cache))
         except (AttributeError, TypeError, ValueError, LookupError, RuntimeError) as error:
+            at = place.child(i, type(cache).__name__)
             expected = "a cache with a state"
             got = str(error)
             if isinstance(error, CacheError):
@@ -87,7 +90,9 @@ def write(
     evaluate(place, arrays)
     try:
         with replacing(target) as writer:
-            mx.save_safetensors(cast(Any, writer), arrays, metadata)
+            in_place = sliced(arrays) > _COPIED and write_slices(writer, arrays, metadata)
+            if not in_place:
+                mx.save_safetensors(cast(Any, writer), arrays, metadata)
     except OSError as error:
         raise PromptCacheOSError(place, "file", "a file that can be written", error) from error
 
@@ -98,7 +103,10 @@ def _check_header(place: Place, arrays: dict[str, mx.array], metadata: dict[str,
     if names > MAX_NAMES:
         expected = f"at most {MAX_NAMES} names of tensors, their fields and metadata"
         raise NotSavableError(place, "header", expected, str(names))
-    length = len(json.dumps(metadata, ensure_ascii=False).encode()) + 256 * len(arrays)
+    length = 256 * len(arrays)
+    characters = sum(map(len, metadata)) + sum(map(len, metadata.values()))
+    if length + 6 * (characters + len(metadata)) > MAX_HEADER:  # As none is longer than \u0000.
+        length += len(json.dumps(metadata, ensure_ascii=False).encode())
     if length > MAX_HEADER:
         expected = f"a header of at most {MAX_HEADER} bytes"
         raise NotSavableError(place, "metadata", expected, str(length))

@@ -33,8 +33,11 @@ def save_prompt_cache(
         if isinstance(leaf, mx.array):
             arrays[name] = leaf
             continue
-        at = place_of(place, every, name)
-        arrays[name], kind = _as_array(at, name, leaf)
+        try:
+            arrays[name], kind = _as_array(leaf)
+        except TypeError as error:
+            at = place_of(place, every, name)
+            raise NotSavableError(at, f"tensor {name}", str(error), repr(leaf)) from None
         number = len(scalars) // 2 + 1
         scalars |= {f"2.{number}.0": name, f"2.{number}.1": kind}
     user = flatten_metadata(place, metadata or {}, "0")
@@ -42,8 +45,11 @@ def save_prompt_cache(
     write(target, arrays, user | names | scalars)
 
 
-def _as_array(place: Place, name: str, leaf: Any) -> tuple[mx.array, str]:
-    """A number, a string or None as an array, and the word for which it is."""
+def _as_array(leaf: Any) -> tuple[mx.array, str]:
+    """A number, a string or None as an array, and the word for which it is.
+
+    Raises `TypeError`, which says what would be one.
+    """
     if leaf is None:
         return mx.array([]), "none"
     if isinstance(leaf, str):
@@ -52,10 +58,8 @@ def _as_array(place: Place, name: str, leaf: Any) -> tuple[mx.array, str]:
         try:
             return mx.array(leaf), "scalar"
         except (RuntimeError, ValueError, OverflowError):
-            expected = "a number of 64 bits"
-            raise NotSavableError(place, f"tensor {name}", expected, repr(leaf)) from None
-    expected = "an array, a number, a string or None"
-    raise NotSavableError(place, f"tensor {name}", expected, repr(leaf))
+            raise TypeError("a number of 64 bits") from None
+    raise TypeError("an array, a number, a string or None")
 
 
 def load_prompt_cache(
