@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKED := impl reference conformance/kvlockstep
 
-.PHONY: conformance test models lint bench fuzz clean
+.PHONY: conformance test models lint bench bench-check fuzz clean
 
 conformance: $(READY)
 	@$(BIN)/kvlockstep run
@@ -24,6 +24,20 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/run.py
+
+# Has the port lost speed since the commit BASE? The same benches on both, twice in turns, then
+# their ratios.
+BASE ?= HEAD
+SHORT := --quick --benchmark-max-time=0.5 -k 'not harness and not files and not barrier'
+bench-check: $(READY)
+	rm -rf build/base && mkdir -p build/base
+	git archive $(BASE) impl | tar -x -C build/base
+	@for run in 1 2; do \
+	  PYTHONPATH=$(CURDIR)/build/base/impl $(BIN)/python bench/run.py --results build/bench/base$$run $(SHORT) && \
+	  $(BIN)/python bench/run.py --results build/bench/new$$run $(SHORT) || exit 2; \
+	done
+	$(BIN)/kvlockstep bench-check build/bench/base1/latest.json build/bench/new1/latest.json \
+	  --also build/bench/base2/latest.json build/bench/new2/latest.json
 
 # Files that a reader must load or refuse, for three minutes; a finding is left in fuzz/.
 fuzz: $(READY)

@@ -1,6 +1,7 @@
-"""Steps a second of the lockstep, everything compared, on the gate's own path.
+"""The harness: steps a second, everything compared, on the gate's own path.
 
-Hypothesis draws the bytes of the traces, on small tensors; no coverage tracer runs.
+Small tensors, no coverage tracer. In seconds of the core, of all threads: what others run on it
+does not count, nor does the wait for a GPU. Workers are measured by the clock.
 """
 
 from __future__ import annotations
@@ -10,89 +11,94 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any, get_args
 
 import pytest
-from steps import RELEASE, run_steps
+from steps import run_all, run_steps, sample
 
 from kvlockstep._caches import CACHES, FUNCTIONS
+from kvlockstep._search import Engine
 from kvlockstep._settings import Settings
 from kvlockstep._trace import Mode
 from kvlockstep._workers import pin
 
 RATE = "steps_per_second"
+TURNS = 3
 
 each_mode = pytest.mark.parametrize("mode", get_args(Mode))
+each_engine = pytest.mark.parametrize("engine", get_args(Engine))
 
 
-@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.benchmark(timer=time.process_time, group="steps")
 @pytest.mark.parametrize("cache", [*CACHES, FUNCTIONS])
 @each_mode
-@pytest.mark.parametrize("target", [f"release:{RELEASE}", "py:mlxkv"])
-def test_steps(target: str, mode: Mode, cache: str, settings: Settings, benchmark: Any) -> None:
-    """One process on one core, the same traces in each round.
-
-    In seconds of the core, of all threads: what others run on it does not count. Nor does the wait
-    for a GPU.
-    """
-    task = replace(settings, target=target)
-    benchmark.group = f"steps {target} {mode}"
-    steps = benchmark.pedantic(run_steps, (task, cache, mode, 5_000), rounds=3)
+def test_steps(mode: Mode, cache: str, settings: Settings, size: Any, benchmark: Any) -> None:
+    """One process on one core, the same traces in each round, drawn by Hypothesis."""
+    least = size(2_000, 50)
+    steps = benchmark.pedantic(run_steps, (settings, cache, mode, least, "hypothesis"), rounds=3)
     if benchmark.enabled:
         benchmark.extra_info[RATE] = round(steps / benchmark.stats.stats.median)
 
 
 @pytest.fixture(scope="module")
 def crews(all_cores: list[int]) -> Iterator[dict[str, list[ProcessPoolExecutor]]]:
-    """Worker processes: one on a core, two on a core each, two that the system puts anywhere."""
+    """Worker processes: one on a core, and two on a core each."""
     if len(all_cores) < 2:
         pytest.skip("needs two cores")
-    # A new process inherits the core of this one.
-    spread = getattr(os, "sched_setaffinity", None)
     with ExitStack() as stack:
 
-        def hire(start: Callable[..., None] | None, *where: Any) -> ProcessPoolExecutor:
-            pool = ProcessPoolExecutor(1, get_context("spawn"), start, where if start else ())
+        def hire(core: int) -> ProcessPoolExecutor:
+            pool = ProcessPoolExecutor(1, get_context("spawn"), pin, (core,))
             return stack.enter_context(pool)
 
-        pinned = [hire(pin, core) for core in all_cores[:2]]
-        unpinned = [hire(spread, 0, all_cores) for _ in range(2)]
-        yield {"one": pinned[:1], "two pinned": pinned, "two unpinned": unpinned}
+        pinned = [hire(core) for core in all_cores[:2]]
+        yield {"one": pinned[:1], "two": pinned}
 
 
-@pytest.fixture(scope="module")
-def rates() -> dict[tuple[Mode, int, str], float]:
-    """Steps a second by mode, turn and crew."""
-    return {}
+@pytest.fixture
+def off_the_cores(all_cores: list[int]) -> Iterator[None]:
+    """This process waits for the workers on any core, not on the one that is one of theirs."""
+    spread: Callable[..., None] = getattr(os, "sched_setaffinity", lambda *_: None)
+    spread(0, all_cores)
+    yield
+    pin(all_cores[-1])
 
 
-@pytest.mark.parametrize("crew", ["one", "two pinned", "two unpinned"])
-@pytest.mark.parametrize("turn", range(5))
+@pytest.mark.benchmark(timer=time.perf_counter, group="workers")
+@each_engine
 @each_mode
 def test_workers(
     mode: Mode,
-    turn: int,
-    crew: str,
+    engine: Engine,
     crews: dict[str, list[ProcessPoolExecutor]],
-    rates: dict[tuple[Mode, int, str], float],
+    off_the_cores: None,  # noqa: ARG001
     settings: Settings,
+    size: Any,
     benchmark: Any,
 ) -> None:
-    """Workers side by side, as many steps for each; the crews take turns."""
-    task = replace(settings, target=f"release:{RELEASE}")
+    """Workers side by side over all caches, as many steps of each; one and two take turns."""
+    least = size(500, 5)
+    rates: dict[str, list[float]] = {crew: [] for crew in crews}
 
-    def run(least: int) -> int:
-        jobs = [
-            worker.submit(run_steps, task, "ChunkedKVCache", mode, least) for worker in crews[crew]
-        ]
-        return sum(job.result() for job in jobs)
+    def run() -> None:
+        for crew, workers in crews.items():
+            start = time.perf_counter()
+            jobs = [worker.submit(run_all, settings, mode, least, engine) for worker in workers]
+            steps = sum(job.result() for job in jobs)
+            rates[crew].append(steps / (time.perf_counter() - start))
 
-    run(100)  # Starts the processes.
-    benchmark.group = f"workers {mode}"
-    steps = benchmark.pedantic(run, (3_000,))
-    if benchmark.enabled:
-        rate = rates[mode, turn, crew] = steps / benchmark.stats.stats.median
-        benchmark.extra_info[RATE] = round(rate)
-        benchmark.extra_info["times_one"] = round(rate / rates.get((mode, turn, "one"), rate), 3)
+    for worker in crews["two"]:
+        worker.submit(run_all, settings, mode, 5, engine).result()  # Imports what there is.
+    benchmark.pedantic(run, rounds=TURNS)
+    benchmark.extra_info["rates"] = rates
+
+
+@pytest.mark.benchmark(timer=time.process_time, group="profile")
+@each_engine
+@each_mode
+def test_profile(mode: Mode, engine: Engine, settings: Settings, size: Any, benchmark: Any) -> None:
+    """Where the time of a step goes: samples of what the process was doing, by part."""
+    shares = benchmark.pedantic(sample, (settings, mode, size(1_000, 5), engine))
+    assert sum(shares.values()) > 0
+    benchmark.extra_info["shares"] = shares

@@ -1,82 +1,85 @@
-"""Peak memory of a prefill, by the number of its chunks, with and without the barrier.
-
-Rings hold the same number of tokens however long the prompt is, so that what grows is not theirs.
-Standard caches grow, and so does the attention of a chunk to all before it. No handle on a buffer
-is held across an evaluation, for it would make MLX copy what it writes in place.
-"""
+"""Filling a cache with a prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import mlx.core as mx
 import pytest
-from small_model import LAYERS, VOCABULARY, SmallModel
+from material import CLASSES, batch_of, rows, step
+from pairs import Pair
 
-from mlxkv import mlx_lm_0_31, mlx_lm_0_32, prefill
+CHUNK = 512
 
-CHUNK = 128
-CHUNKS = (4, 8, 16, 24)
-PEAK = "peak_bytes"
-
-RELEASES = {"0.31.3": mlx_lm_0_31, "0.32.2": mlx_lm_0_32}
-CACHES: dict[str, Callable[[Any], Any]] = {
-    "RotatingKVCache": lambda module: module.RotatingKVCache(max_size=CHUNK),
-    "KVCache": lambda module: module.KVCache(),
-}
-
-Peaks = dict[tuple[str, str, str], dict[int, int]]
+# All but those that the same rows would not go into.
+FED = [name for name in CLASSES if name != "ArraysCache"]
 
 
-@pytest.fixture(scope="module")
-def model(settings: Any) -> SmallModel:  # noqa: ARG001 - the device comes first
-    return SmallModel()
-
-
-@pytest.fixture(scope="module")
-def peaks() -> Peaks:
-    """Peaks by release, cache and barrier, then by the number of chunks."""
-    return {}
-
-
-@pytest.mark.benchmark(disable_gc=True)
-@pytest.mark.parametrize("chunks", CHUNKS)
-@pytest.mark.parametrize("barrier", ["barrier", "no barrier"])
-@pytest.mark.parametrize("cache", CACHES)
-@pytest.mark.parametrize("release", RELEASES)
-def test_prefill(
-    release: str,
-    cache: str,
-    barrier: str,
-    chunks: int,
-    model: SmallModel,
-    peaks: Peaks,
-    benchmark: Any,
+def prefill(
+    pair: Pair, name: str, length: int, chunk: int, heads: int, announced: bool = False
 ) -> None:
-    """A prompt of so many chunks; flat with the barrier, and growing without it."""
-    seen = peaks.setdefault((release, cache, barrier), {})
+    """Measure a prefill of one cache in chunks, each evaluated, its length announced or not."""
 
-    def begin() -> tuple[tuple[Any, list[Any]], dict[str, Any]]:
-        tokens = mx.arange(chunks * CHUNK + 1) % VOCABULARY
-        mx.eval(tokens)
-        mx.clear_cache()
-        mx.reset_peak_memory()
-        return (tokens, [CACHES[cache](RELEASES[release]) for _ in range(LAYERS)]), {}
+    def prepare(cache: Any) -> Callable[[], Any]:
+        made = CLASSES[name](cache, length // 2)
+        keys, values = rows(batch_of(name), heads, chunk, 128)
 
-    def fill(tokens: mx.array, caches: list[Any]) -> None:
-        before = mx.get_active_memory()
-        prefill(model, tokens, caches, CHUNK)
-        seen[chunks] = mx.get_peak_memory() - before
+        def fill() -> Any:
+            if announced and cache is pair.port:
+                made.reserve(length)
+            for _ in range(0, length, chunk):
+                mx.eval(step(name, [made], keys, values))
+            return made
 
-    benchmark.group = f"prefill {release} {cache} {chunks}"
-    if barrier == "barrier":
-        benchmark.pedantic(fill, setup=begin)
-    else:
-        with patch("mlxkv._prefill.materialize"):
-            benchmark.pedantic(fill, setup=begin)
-    benchmark.extra_info[PEAK] = seen[chunks]
-    if chunks == CHUNKS[-1] and cache == "RotatingKVCache" and CHUNKS[0] in seen:
-        growth = seen[chunks] / seen[CHUNKS[0]]
-        assert growth < 1.1 if barrier == "barrier" else growth > 2
+        return fill
+
+    pair(prepare, unit="prefill")
+
+
+@pytest.mark.both_limits
+@pytest.mark.lengths(4_096, 16_384, tiny=16)
+def test_announced(pair: Pair, length: int, size: Any) -> None:
+    """KVCache in chunks of 512, the port told of the length by `reserve`; 8 heads of 128."""
+    if not hasattr(getattr(pair.port, "KVCache", None), "reserve"):
+        pytest.skip("the target has no reserve")
+    prefill(pair, "KVCache", length, size(CHUNK, 8), 8, announced=True)
+
+
+@pytest.mark.both_limits
+@pytest.mark.lengths(4_096, 16_384, tiny=16)
+def test_not_announced(pair: Pair, length: int, size: Any) -> None:
+    """KVCache in chunks of 512, no length announced; 8 heads of 128."""
+    prefill(pair, "KVCache", length, size(CHUNK, 8), 8)
+
+
+@pytest.mark.parametrize("name", [name for name in FED if name != "KVCache"])
+@pytest.mark.lengths(4_096, tiny=16)
+def test_class(pair: Pair, name: str, length: int, size: Any) -> None:
+    """The other classes, a ring or chunk half as long, no length announced; 2 heads of 128."""
+    prefill(pair, name, length, size(CHUNK, 8), 2)
+
+
+@pytest.mark.both_limits
+@pytest.mark.parametrize("name", ["RotatingKVCache", "BatchRotatingKVCache"])
+@pytest.mark.lengths(512, 2_048, 8_192, tiny=16)
+def test_after_wrap(pair: Pair, name: str, length: int, size: Any) -> None:
+    """16 tokens at once into a full ring that decoding has turned by a third; 8 heads of 128."""
+    turned = length // 3
+
+    def prepare(cache: Any) -> Callable[[], Any]:
+        ring = CLASSES[name](cache, length)
+        batch = batch_of(name)
+        mx.eval(step(name, [ring], *rows(batch, 8, length, 128)))
+        one = rows(batch, 8, 1, 128)
+        for _ in range(turned):
+            mx.eval(step(name, [ring], *one))
+        some = rows(batch, 8, size(16, 2), 128)
+
+        def update() -> Any:
+            mx.eval(step(name, [ring], *some))
+            return ring
+
+        return update
+
+    pair(prepare, unit="update")

@@ -1,4 +1,4 @@
-"""The command line: `kvlockstep run`, `smoke`, `replay`, `ledger`, `schema`."""
+"""The command line: `kvlockstep run`, `smoke`, `replay`, `ledger`, `schema`, `bench-check`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kvlockstep import _ledger_commands
+from kvlockstep._bench_check import bench_check
 from kvlockstep._cannot_run import exit_2_where_it_cannot_run
 from kvlockstep._explain import tell_divergence, tell_trace
 from kvlockstep._floor import judge_coverage
@@ -171,6 +172,7 @@ def show_schema() -> None:
 
 
 main.add_command(_ledger_commands.ledger)
+main.add_command(bench_check)
 
 if __name__ == "__main__":
     main()

@@ -12,8 +12,9 @@ from mlxkv._buffers import Pair, first
 from mlxkv._errors import NegativeSizeError, NegativeTrimError, NotAnIntegerError
 from mlxkv._masks import Mask, create_attention_mask
 
+_ARRAY = mx.array
 # What a deep copy shares.
-_SCALARS = frozenset({int, bool, str, type(None)})
+_SCALARS = frozenset({bool, str, type(None)})
 
 
 def check_size(cache: object, name: str, size: Any) -> None:
@@ -98,15 +99,12 @@ class Cache:
         twin.__dict__ = fields = self.__dict__.copy()
         for name, field in fields.items():
             kind = type(field)
-            if kind in _SCALARS:
-                continue
-            if kind is mx.array:
+            if kind is _ARRAY:
                 key = id(field)
-                array = memo.get(key)  # Two fields may be one array.
-                if array is None:
-                    array = memo[key] = field.__copy__()
-                fields[name] = array
-            else:
+                if key not in memo:  # Two fields may be one array.
+                    memo[key] = field.__copy__()
+                fields[name] = memo[key]
+            elif kind is not int and kind not in _SCALARS:
                 fields[name] = copy.deepcopy(field, memo)
         return twin
 

@@ -6,6 +6,7 @@ that go through a target string.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -168,3 +169,8 @@ def shown(run: Run) -> list[tuple[int, str]]:
 def trace_of(*steps: AnyStep, **fields: Any) -> Trace:
     """Return a trace of `steps`."""
     return Trace(steps=steps, **fields)
+
+
+def alone() -> dict[str, str]:
+    """The environment of a process that is no worker of xdist: pytest-benchmark measures there."""
+    return {name: value for name, value in os.environ.items() if "XDIST" not in name}

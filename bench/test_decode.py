@@ -1,0 +1,88 @@
+"""Decoding a token.
+
+The caches of a side decode on from turn to turn, with new rows each time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache as once
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from material import CLASSES, batch_of, filled, rows, step
+from pairs import Pair
+
+LAYERS = 32
+# Evaluated steps in a measured run.
+STEPS = 8
+
+each_class = pytest.mark.parametrize("name", CLASSES)
+
+
+@pytest.mark.benchmark(timer=time.process_time)
+@each_class
+def test_dispatch(pair: Pair, name: str, size: Any) -> None:
+    """Python's share of a step of 32 layers: nothing is evaluated."""
+    layers_of = once(lambda cache: filled(cache, name, size(LAYERS, 2), 64, 1, 64))
+
+    def prepare(cache: Any) -> Callable[[], Any]:
+        layers = layers_of(cache)
+        mx.eval([layer.state for layer in layers])
+        keys, values = rows(batch_of(name), 1, 1, 64)
+
+        def decode() -> list[Any]:
+            step(name, layers, keys, values)
+            return layers
+
+        return decode
+
+    pair(prepare, unit="step")
+
+
+@each_class
+@pytest.mark.lengths(256, 4_096, tiny=8)
+def test_decode(pair: Pair, name: str, length: int, size: Any) -> None:
+    """A step of 32 layers, evaluated; 2 heads of 128, the context is in the cache."""
+    layers_of = once(lambda cache: filled(cache, name, size(LAYERS, 2), length, 2, 128))
+    steps = size(STEPS, 2)
+
+    def prepare(cache: Any) -> Callable[[], Any]:
+        layers = layers_of(cache)
+        keys, values = rows(batch_of(name), 2, 1, 128)
+
+        def decode() -> list[Any]:
+            for _ in range(steps):
+                mx.eval(step(name, layers, keys, values))
+            return layers
+
+        return decode
+
+    pair(prepare, unit="step", per=steps)
+
+
+@pytest.mark.both_limits
+@pytest.mark.lengths(512, 2_048, 8_192, tiny=8)
+def test_saturated_chunk(pair: Pair, length: int, size: Any) -> None:
+    """A full ChunkedKVCache forgets its first token for each new one; 8 heads of 128.
+
+    More tokens than a window can slide before its rows are moved: what that costs is in here.
+    """
+    count = size(320, 4)
+
+    def prepare(cache: Any) -> Callable[[], Any]:
+        chunked = cache.ChunkedKVCache(chunk_size=length)
+        mx.eval(chunked.update_and_fetch(*rows(1, 8, length, 128)))
+        keys, values = rows(1, 8, 1, 128)
+
+        def decode() -> Any:
+            for _ in range(count):
+                chunked.maybe_trim_front()
+                mx.eval(chunked.update_and_fetch(keys, values))
+            return chunked
+
+        return decode
+
+    pair(prepare, unit="token", per=count, turns=2)

@@ -1,0 +1,151 @@
+"""Prompt-cache files.
+
+A file is warm in the system's cache when it is read, but what is saved goes to the disk, and its
+seconds are those of the clock. Only the port flushes what it saves, which the release leaves to the
+system: beside the release stands a plain write of the same bytes, flushed too.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import cache as once
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from limits import COUNTED
+from material import CLASSES, SEQUENCES, filled, rows
+from pairs import Pair
+
+LAYERS = 32
+
+by_the_clock = pytest.mark.benchmark(timer=time.perf_counter)
+large_sizes = pytest.mark.lengths(32, 256, tiny=8)
+
+
+@once
+def large(cache: Any, megabytes: int) -> list[Any]:
+    """Eight caches of that many MiB together, 8 heads of 128, with no row to spare."""
+    made = [cache.KVCache() for _ in range(8)]
+    for one in made:
+        mx.eval(one.update_and_fetch(*rows(1, 8, 32 * megabytes, 128)))
+    return made
+
+
+@pytest.fixture
+def file(length: int, tmp_path: Path) -> Iterator[Path]:
+    """Where a file of so many MiB goes; the caches in it go when it does."""
+    yield tmp_path / f"{length}.safetensors"
+    large.cache_clear()
+    (tmp_path / f"{length}.safetensors").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", [*CLASSES, "mixed"])
+def test_load_small(pair: Pair, name: str, size: Any, tmp_path: Path) -> None:
+    """Load 32 layers of 64 tokens, evaluated; each side reads the same file."""
+    file = str(tmp_path / "prompt.safetensors")
+    names = list(SEQUENCES) if name == "mixed" else [name]
+
+    def prepare(cache: Any) -> Callable[[], Any]:
+        if not Path(file).exists():
+            count = size(LAYERS, len(names))
+            some = [filled(cache, one, -(-count // len(names)), 64, 1, 64) for one in names]
+            layers = [layer for together in zip(*some, strict=True) for layer in together]
+            cache.save_prompt_cache(file, layers[:count])
+
+        def load() -> list[Any]:
+            layers = cache.load_prompt_cache(file)
+            mx.eval([layer.state for layer in layers])
+            return layers
+
+        return load
+
+    pair(prepare)
+
+
+def saving(file: Path, length: int) -> Callable[[Any], Callable[[], Any]]:
+    """The saving of large caches to a file of the side's own."""
+
+    def prepare(cache: Any) -> Callable[[], Any]:
+        layers = large(cache, length)
+        file.unlink(missing_ok=True)
+        return lambda: cache.save_prompt_cache(str(file), layers)
+
+    return prepare
+
+
+def loading(file: Path, length: int) -> Callable[[Any], Callable[[], Any]]:
+    """The loading of large caches, evaluated."""
+
+    def prepare(cache: Any) -> Callable[[], Any]:
+        if not file.exists():
+            cache.save_prompt_cache(str(file), large(cache, length))
+            large.cache_clear()
+
+        def load() -> list[Any]:
+            layers = cache.load_prompt_cache(str(file))
+            mx.eval([layer.state for layer in layers])
+            return layers
+
+        return load
+
+    return prepare
+
+
+@by_the_clock
+@large_sizes
+def test_save(pair: Pair, length: int, file: Path) -> None:
+    """Save large caches; only the port flushes."""
+    pair(saving(file, length))
+
+
+@by_the_clock
+@large_sizes
+def test_save_and_write(pair: Pair, length: int, file: Path) -> None:
+    """Save large caches, against a plain write of the same bytes, flushed."""
+
+    def write(cache: Any) -> Callable[[], Any]:
+        cache.save_prompt_cache(str(file), large(cache, length))
+        content = file.read_bytes()
+        file.unlink()
+
+        def run() -> None:
+            with file.open("wb", buffering=0) as raw:
+                raw.write(content)
+                os.fsync(raw.fileno())
+
+        return run
+
+    pair(saving(file, length), write, other="plain write")
+
+
+@large_sizes
+def test_load(pair: Pair, length: int, file: Path) -> None:
+    """Load large caches, evaluated; each side reads the same file."""
+    pair(loading(file, length))
+
+
+@pytest.mark.both_limits
+@large_sizes
+def test_load_and_read(pair: Pair, length: int, cache_limit: str, file: Path) -> None:
+    """Load large caches, evaluated, against a plain read of the same file.
+
+    Into memory in use where MLX keeps its buffers, and into new memory where it does not.
+    """
+
+    def read(_: Any) -> Callable[[], Any]:
+        size = file.stat().st_size
+        used = bytearray(file.read_bytes())
+
+        def run() -> None:
+            room = used if cache_limit == COUNTED else mmap.mmap(-1, size)
+            with file.open("rb", buffering=0) as raw:
+                raw.readinto(room)
+
+        return run
+
+    pair(loading(file, length), read, other="plain read")
