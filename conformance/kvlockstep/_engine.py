@@ -11,7 +11,7 @@ itself a divergence, `half changed`, for the ledger to name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -31,6 +31,7 @@ from kvlockstep._sizes import resolve, sizes_of
 from kvlockstep._snapshots import Camera, Raised, Snapshot, look, settle
 from kvlockstep._steps import (
     Construct,
+    Depends,
     Hold,
     Made,
     OnSlot,
@@ -63,7 +64,7 @@ class Lockstep:
         if fields is None:
             name = kinds[0].__name__
             asked = self.contract.surfaces[name].fields(self.level)
-            has = {*getattr(theirs, "__dict__", ()), *dir(kinds[1])}
+            has = {*dir(theirs)}
             fields = tuple(field for field in asked if field.removesuffix("()") in has)
             self.lacking |= {f"{name}.{field}" for field in asked if field not in fields}
             self._fields[kinds] = fields
@@ -312,7 +313,7 @@ class _Course:
             return any(self._lacks_class(made) for made in _classes_in(step))
         member = operation.member
         if member is None:
-            return False
+            return self._lacks_field(step, name)
         ours: Any = self.left.module
         theirs: Any = self.right.module
         if isinstance(step, OnSlot):
@@ -322,6 +323,29 @@ class _Course:
         if not hasattr(theirs, member):
             self.result.lacking.add(f"{name}.{member}")
             return True
+        return name == "CacheList" and self._child_lacks(member, operands(step))
+
+    def _lacks_field(self, step: AnyStep, name: str) -> bool:
+        """Tell whether the target's cache does not have the field that a step takes."""
+        match step:
+            case Depends(slot=slot):
+                field, has = "keys", hasattr(self.right.at(slot), "keys")
+            case Hold(slot=slot, what="state"):
+                field, has = "state", hasattr(type(self.right.at(slot)), "state")
+            case _:
+                return False
+        if not has:
+            self.result.lacking.add(f"{name}.{field}")
+        return not has
+
+    def _child_lacks(self, member: str, lists: Iterable[str]) -> bool:
+        """Tell whether a cache in a list has no such operation: the list would hand it on."""
+        for slot in lists:
+            for address, child in walk(slot, self.left.at(slot)):
+                twin = type(self.right.at(address))
+                if hasattr(type(child), member) and not hasattr(twin, member):
+                    self.result.lacking.add(f"{type(child).__name__}.{member}")
+                    return True
         return False
 
 

@@ -17,18 +17,24 @@ def growth_step(size: int, left: Any, right: Any) -> Iterator[None]:
         for name in CACHES
         if hasattr(left, name) and hasattr(right, name)
     ]
-    if size == 256 or any(hasattr(one, "step") != hasattr(other, "step") for one, other in pairs):
+    places = [(_kept(one), _kept(other)) for one, other in pairs]
+    if size == 256 or any(hasattr(*one) != hasattr(*other) for one, other in places):
         yield
         return
-    growing = [cls for pair in pairs for cls in pair if hasattr(cls, "step")]
-    own = [(cls, vars(cls).get("step")) for cls in growing]
-    for cls in growing:
-        cls.step = size
+    growing = [place for pair in places for place in pair if hasattr(*place)]
+    own = [(cls, name, vars(cls).get(name)) for cls, name in growing]
+    for cls, name in growing:
+        setattr(cls, name, size)
     try:
         yield
     finally:
-        for cls, step in own:
+        for cls, name, step in own:
             if step is not None:
-                cls.step = step
-            elif "step" in vars(cls):
-                del cls.step
+                setattr(cls, name, step)
+            elif name in vars(cls):
+                delattr(cls, name)
+
+
+def _kept(cls: Any) -> tuple[Any, str]:
+    """Return the class that keeps the growth step, and under which name."""
+    return getattr(cls, "_growth", (cls, "step"))

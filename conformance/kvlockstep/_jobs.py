@@ -17,7 +17,7 @@ from kvlockstep._ledger import Ledger, LedgerError
 from kvlockstep._settings import DEFAULT_TARGET, Settings
 from kvlockstep._steps import Construct
 from kvlockstep._targets import TargetError, contracts_of
-from kvlockstep._trace import Mode, TraceError, read
+from kvlockstep._trace import Mode, Trace, TraceError, read
 
 Kind = Literal["surface", "smoke", "corpus", "ledger", "lockstep"]
 
@@ -44,11 +44,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Found:
-    """An undeclared divergence, in plain words, and the file with its shortest trace."""
+    """An undeclared divergence, in plain words, and its shortest trace with the file it is in."""
 
     signature: Signature
     text: str
     trace: str = ""
+    shortest: Trace | None = None
 
 
 @dataclass

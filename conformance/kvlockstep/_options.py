@@ -38,7 +38,10 @@ class Option:
 
 
 OPTIONS = (
-    Option("target", f"what to test: py:MODULE, release:X or path:DIR (default {DEFAULT_TARGET})"),
+    Option(
+        "target",
+        f"what to test: py:MODULE, release:X, path:DIR or map:FILE (default {DEFAULT_TARGET})",
+    ),
     Option("release", "the release to compare with, path:DIR, or all", repeatable=True),
     Option("cache", "a cache class, or functions for the mask functions", repeatable=True),
     Option("level", "how much is compared (default: what the target offers)", str, get_args(Level)),

@@ -97,7 +97,7 @@ class Tally:
                 self._replay(path),
             ]
         )
-        return Found(signature, text, str(path))
+        return Found(signature, text, str(path), small)
 
     def _undeclared_in(self, trace: Trace) -> Run:
         """Run a trace, keeping only what the ledger does not declare."""

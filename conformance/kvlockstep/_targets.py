@@ -3,6 +3,7 @@
 `py:MODULE`     an importable module with the cache classes
 `release:X`     a pinned release of mlx-lm
 `path:DIR`      a working copy of mlx-lm
+`map:FILE`      a port with names of its own, described by a TOML file (`_port_map.py`)
 
 A module may declare what it promises in a plain dict `KVLOCKSTEP`:
 
@@ -26,6 +27,7 @@ from typing import Any, get_args
 import kvreference
 from kvlockstep._compare import Errors
 from kvlockstep._contract import Level
+from kvlockstep._port_map import PortMap, PortMapError, load_map, read_map
 
 DECLARATION = "KVLOCKSTEP"
 
@@ -76,6 +78,8 @@ def contracts_of(spec: str) -> tuple[str, ...]:
         return (name,)
     if kind == "path":
         return (kvreference.RELEASES[-1],)
+    if kind == "map":
+        return (_read_map(spec, name).contract,)
     declared = _declaration(_import(name), spec)
     if "contracts" in declared:
         return tuple(declared["contracts"])
@@ -92,6 +96,8 @@ def load_target(spec: str, release: str) -> Target:
             raise TargetError(f"target {spec!r}: {error}") from error
         own = name if kind == "release" else None
         return Target(spec, reference.cache, own, "buffer", "type+message")
+    if kind == "map":
+        return _load_mapped(spec, name)
     module = _import(name)
     declared = _declaration(module, spec)
     if "contracts" in declared:
@@ -114,12 +120,29 @@ def load_target(spec: str, release: str) -> Target:
     )
 
 
+def _read_map(spec: str, name: str) -> PortMap:
+    try:
+        return read_map(Path(name))
+    except PortMapError as error:
+        raise TargetError(f"target {spec!r}: {error}") from error
+
+
+def _load_mapped(spec: str, name: str) -> Target:
+    described = _read_map(spec, name)
+    try:
+        module = load_map(Path(name))
+    except PortMapError as error:
+        raise TargetError(f"target {spec!r}: {error}") from error
+    promises = described.level, described.errors, described.transactional
+    return Target(spec, module, described.contract, *promises)
+
+
 def _split(spec: str) -> tuple[str, str, str]:
     kind, colon, name = spec.partition(":")
-    if kind not in ("py", "release", "path") or not name:
+    if kind not in ("py", "release", "path", "map") or not name:
         raise TargetError(
-            f"target {spec!r}: expected py:MODULE, release:VERSION or path:DIR, for example "
-            f"py:mlxkv or release:{kvreference.RELEASES[-1]}"
+            f"target {spec!r}: expected py:MODULE, release:VERSION, path:DIR or map:FILE, for "
+            f"example py:mlxkv or release:{kvreference.RELEASES[-1]}"
         )
     return kind, colon, name
 

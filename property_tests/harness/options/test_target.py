@@ -74,7 +74,7 @@ def test_bad_spec_cannot_run(run_pytest, spec):
     ran = run_pytest("surface", f"--target={spec}")
 
     assert ran.status == 2
-    assert f"target {spec!r}: expected py:MODULE, release:VERSION or path:DIR" in ran.out
+    assert f"target {spec!r}: expected py:MODULE, release:VERSION, path:DIR or map:FILE" in ran.out
 
 
 def test_unknown_release_as_target_cannot_run(run_pytest):
