@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKED := impl reference conformance/kvlockstep
 
-.PHONY: conformance test models lint bench bench-check fuzz clean
+.PHONY: conformance test models ports lint bench bench-check fuzz clean
 
 conformance: $(READY)
 	@$(BIN)/kvlockstep run
@@ -16,6 +16,10 @@ test: $(READY)
 
 models: $(READY)
 	@$(BIN)/pytest -n auto models_tests
+
+# The gate on ports of others, each fetched by hash and kept apart; their pages are written anew.
+ports: $(READY)
+	@$(BIN)/python -m conformance.ports
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from conformance.seed_support import restored
 
+# Wheels of others are installed there, with tests of their own.
+collect_ignore_glob = ["ports/*"]
+
 
 @pytest.fixture
 def trimmed(port: Any) -> Any:

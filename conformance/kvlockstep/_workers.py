@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -71,6 +72,9 @@ def _start(queue: SimpleQueue[int | None]) -> None:
     core = queue.get()
     if core is not None:
         pin(core)
+    if logging.lastResort is not None:
+        # A port that warns of each full cache would tell it thousands of times.
+        logging.lastResort.setLevel(logging.CRITICAL)
     # A trace makes many objects and few cycles: collecting seldom is worth another twentieth.
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)

@@ -6,7 +6,7 @@ import itertools
 import sys
 
 import pytest
-from property_tests.harness.ports import construct, trace_of, update
+from property_tests.harness.ports import REPOSITORY, construct, trace_of, update
 from property_tests.harness.renamed_port import PORT, write_renamed
 
 from kvlockstep import ConformanceError, check_target
@@ -15,8 +15,9 @@ from kvlockstep._engine import Lockstep
 from kvlockstep._growth import growth_step
 from kvlockstep._jobs import Job, releases_of
 from kvlockstep._options import settings_from
-from kvlockstep._stand_ins import StandIn, bare
+from kvlockstep._port_map import read_map
 from kvlockstep._prompt_steps import MakePrompt
+from kvlockstep._stand_ins import StandIn, bare
 from kvlockstep._steps import CausalMask, Copy, Extend, Extract, Hold, Merge, Reload, Trim
 from kvlockstep._surface import compare_surfaces
 from kvlockstep._targets import TargetError, contracts_of, load_target
@@ -293,3 +294,18 @@ def test_errors_go_through_as_they_are(map_port):
 
     assert run.divergences == []
     assert run.steps == len(steps)
+
+
+def test_map_of_the_readme_is_read(tmp_path):
+    """The example in conformance/README.md is a map, with all keys but the two told of later."""
+    text = (REPOSITORY / "conformance" / "README.md").read_text(encoding="utf-8")
+    example = text.partition("## Port maps")[2].partition("```toml\n")[2].partition("```")[0]
+    file = tmp_path / "port.toml"
+    file.write_text(example)
+
+    described = read_map(file)
+
+    assert described.classes["KVCache"].methods["trim"].arguments == {"n": "count"}
+    told = {name.partition(" ")[0].strip("[") for name in example.splitlines() if name}
+    fields = {name.partition(".")[0].strip("]") for name in told}
+    assert set(described.__struct_fields__) - fields == {"folder", "skip_init"}
