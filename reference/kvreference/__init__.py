@@ -11,9 +11,12 @@ from kvreference._errors import ReferenceError  # noqa: A004
 from kvreference._home import home
 from kvreference._install import sync
 from kvreference._load import Reference, load
-from kvreference._pins import list_releases
+from kvreference._pins import list_gate, list_releases
 
-RELEASES: tuple[str, ...] = list_releases()
+PINNED: tuple[str, ...] = list_releases()
 """The pinned releases, the oldest first."""
 
-__all__ = ["RELEASES", "Reference", "ReferenceError", "home", "load", "sync"]
+RELEASES: tuple[str, ...] = list_gate()
+"""Those of them that ports are held to, and that `sync` installs where none is named."""
+
+__all__ = ["PINNED", "RELEASES", "Reference", "ReferenceError", "home", "load", "sync"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvreference import _errors
 from kvreference._home import find_tree, home
-from kvreference._pins import PINS, Pin, list_releases, read_pin
+from kvreference._pins import PINS, Pin, list_gate, read_pin
 from kvreference._pip import install_wheel
 from kvreference._verify import find_problems
 
@@ -19,7 +19,7 @@ PARTIAL = ".partial-"
 def sync(
     releases: Iterable[str] | None = None, *, force: bool = False, pins: Path = PINS
 ) -> dict[str, Path]:
-    """Make sure that `releases` (all pinned ones by default) are installed and what was pinned.
+    """Make sure that `releases` (by default those of the gate) are installed and what was pinned.
 
     Returns the folder that holds each release's ``mlx_lm``. Writes under `home()` only; where all
     is well it neither writes nor starts pip. A tree that has changed is replaced; `force` replaces
@@ -28,7 +28,7 @@ def sync(
     of pins. Raises ReferenceError; the releases before the failing one stay installed.
     """
     if releases is None:
-        releases = list_releases(pins)
+        releases = list_gate(pins)
     names = [releases] if isinstance(releases, str) else list(releases)
     todo = [read_pin(name, pins) for name in names]
     done = {pin.release: find_tree(pin.release) for pin in todo}

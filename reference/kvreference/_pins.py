@@ -1,6 +1,7 @@
 """Which releases are pinned, and to what.
 
-A release is two files under ``pins/``: see ``pins/README.md``.
+A release is two files under ``pins/``: see ``pins/README.md``. ``gate.txt`` names those that ports
+are held to; the others are there to be compared with when asked for.
 """
 
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 from kvreference import _errors
 
 PINS = Path(__file__).resolve().parent / "pins"
+GATE = "gate.txt"
 
 BASE = "mlx_lm/models/base.py"
 CACHE = "mlx_lm/models/cache.py"
@@ -39,6 +41,24 @@ def list_releases(pins: Path = PINS) -> tuple[str, ...]:
     """Return the pinned releases, the oldest first."""
     names = [file.stem for file in pins.glob("*.txt") if _VERSION.fullmatch(file.stem)]
     return tuple(sorted(names, key=lambda name: [int(part) for part in name.split(".")]))
+
+
+def list_gate(pins: Path = PINS) -> tuple[str, ...]:
+    """Return the pinned releases that ports are held to, the oldest first.
+
+    All of them where no ``gate.txt`` chooses. Raises ReferenceError where it names one that is not
+    pinned, or none.
+    """
+    known = list_releases(pins)
+    file = pins / GATE
+    if not file.exists():
+        return known
+    named = _read_content(file, GATE)
+    unknown = [name for name in named if name not in known]
+    if unknown or not named:
+        expected = f"some of {', '.join(known)}, one a line"
+        raise _refuse(file, GATE, expected, ", ".join(unknown) or "none")
+    return tuple(name for name in known if name in named)
 
 
 def read_pin(release: str, pins: Path = PINS) -> Pin:
@@ -75,14 +95,19 @@ def _read_digests(file: Path, release: str) -> dict[str, str]:
 
 
 def _read_lines(file: Path, release: str, count: int) -> list[str]:
+    lines = _read_content(file, release)
+    if len(lines) != count:
+        raise _refuse(file, release, f"{count} line(s)", f"{len(lines)}")
+    return lines
+
+
+def _read_content(file: Path, release: str) -> list[str]:
+    """Return the lines of `file` that are neither empty nor a comment."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise _refuse(file, release, "a readable text file", str(error)) from error
-    lines = [line for line in lines if line and not line.startswith("#")]
-    if len(lines) != count:
-        raise _refuse(file, release, f"{count} line(s)", f"{len(lines)}")
-    return lines
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _refuse(file: Path, release: str, expected: str, actual: str) -> _errors.ReferenceError:
