@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
-from property_tests.harness.ports import construct, trace_of, update
+from click.testing import CliRunner
 
 import kvreference
 from kvlockstep._caches import CACHES
+from kvlockstep._cli import main
 from kvlockstep._contract import contract_of
 from kvlockstep._engine import Lockstep
 from kvlockstep._gate import run_job
 from kvlockstep._jobs import Job, JobReport
 from kvlockstep._settings import Settings
-from kvlockstep._steps import Mask, Prepare, Transfer
 from kvlockstep._targets import load_target
-from kvlockstep._trace import AnyStep
+from kvlockstep._trace import loads
 
 # FACTS, "Releases": the rows of its table that are about these classes.
 DIFFERENCES = [
@@ -31,70 +31,84 @@ DIFFERENCES = [
     pytest.param("CacheList", "reload", "child: keys", id="state-of-a-list"),
     pytest.param("BatchKVCache", "extend", "keys", id="extend-with-an-empty-peer"),
     pytest.param("BatchRotatingKVCache", "reload", "rotated", id="rotated-restored"),
+    pytest.param("ArraysCache", "mask", "result", id="mask-of-both-paddings"),
+    pytest.param("BatchKVCache", "update", "other cache: offset", id="offset-in-place"),
 ]
-# Those that take several steps to come to, each with the shortest.
-BATCH = construct("BatchKVCache", left_padding=(0,))
-TRACES = [
-    pytest.param(
-        "mask/result",
-        (
-            construct("ArraysCache", size=1, left_padding=(1,)),
-            Prepare(lengths=(1,)),
-            Mask(n=2, bare=True),
-        ),
-        id="mask-of-both-paddings",
-    ),
-    pytest.param(
-        "update/other cache: offset",
-        (BATCH, replace(BATCH, slot="b"), update(256), Transfer(slot="b", source="a"), update(1)),
-        id="offset-in-place",
-    ),
-]
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "drift-0.31.3-0.32.2.md"
 
 
 @pytest.fixture(scope="module")
-def drift(tmp_path_factory: pytest.TempPathFactory) -> JobReport:
-    """Run 0.31.3 as a target against 0.32.2."""
-    folder: Path = tmp_path_factory.mktemp("report")
-    settings = Settings(target="release:0.31.3", steps=1500, report=folder)
-    report = run_job(Job("surface", "0.32.2"), settings)
-    for cache in CACHES:
-        for mode in ("value", "in-place"):
-            report.add(run_job(Job("lockstep", "0.32.2", cache, mode), settings))
-    return report
+def drift() -> dict[str, Any]:
+    """Return what `kvlockstep drift 0.31.3 0.32.2` says, as JSON."""
+    words = ["drift", "0.31.3", "0.32.2", "--steps=1500", "--format=json"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1, done.output
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(("cache", "operation", "field"), DIFFERENCES)
-def test_finds_what_was_measured(drift: JobReport, cache: str, operation: str, field: str) -> None:
-    """Each difference between the releases that FACTS lists shows, under a signature of its own."""
-    assert ("0.32.2", cache, operation, field) in drift.undeclared
+def test_finds_what_was_measured(
+    drift: dict[str, Any], cache: str, operation: str, field: str
+) -> None:
+    """Each difference between the releases that FACTS lists is among those of the command."""
+    signatures = {name for one in drift["differences"] for name in one["signatures"]}
+    assert f"{cache}/{operation}/{field}" in signatures
 
 
-@pytest.mark.parametrize(("shown", "steps"), TRACES)
-def test_finds_what_takes_several_steps(shown: str, steps: tuple[AnyStep, ...]) -> None:
-    """A difference that a search seldom comes to shows in its trace."""
-    target = load_target("release:0.31.3", "0.32.2")
-    run = Lockstep(contract_of("0.32.2"), target).run(trace_of(*steps))
-    assert shown in {f"{s.operation}/{s.field}" for s in run.signatures()}
+def test_every_trace_shows_its_difference(drift: dict[str, Any]) -> None:
+    """Each difference shows again when its trace is run, on the side that was the contract."""
+    assert len(drift["differences"]) > 60
+    assert drift["problems"] == []
+    for one in drift["differences"]:
+        release, target = ("0.31.3", "0.32.2") if one["contract"] == "a" else ("0.32.2", "0.31.3")
+        engine = Lockstep(contract_of(release), load_target(f"release:{target}", release))
+        run = engine.run(loads(json.dumps(one["trace"])))
+        assert one["where"] in {divergence.where for divergence in run.divergences}
 
 
-def test_tells_what_is_lacking(drift: JobReport) -> None:
+@pytest.mark.parametrize(("cache", "operation", "field"), DIFFERENCES)
+def test_page_lists_what_was_measured(
+    drift: dict[str, Any], cache: str, operation: str, field: str
+) -> None:
+    """The page of the documentation has them all, by class and operation, in the same words."""
+    text = PAGE.read_text(encoding="utf-8")
+    section = text.partition(f"\n## {cache}\n")[2].partition("\n## ")[0]
+    assert f"### `{operation}`" in section or f"`{operation}`" in section
+    signature = f"{cache}/{operation}/{field}"
+    (one, *_) = [one for one in drift["differences"] if signature in one["signatures"]]
+    shown = "goes through" if "raises" in field else field.partition("[")[0].rpartition(": ")[2]
+    words = {"result": "returns", "state": "`state` ", "goes through": "goes through"}
+    assert words.get(shown, f"`{shown}`") in section
+    assert one["cache"] == cache
+
+
+def test_page_is_what_the_command_makes() -> None:
+    """The page says which command made it, and is of the format that the command writes today."""
+    head = PAGE.read_text(encoding="utf-8").splitlines()
+    command = "kvlockstep drift release:0.31.3 release:0.32.2 --steps=10000 --seed=0"
+    assert head[0] == "# What changed from 0.31.3 to 0.32.2"
+    assert head[2].startswith(f"Generated by `{command}` with MLX ")
+
+
+def test_tells_what_is_lacking(drift: dict[str, Any]) -> None:
     """The method that 0.32 added is lacking in 0.31, and no divergence."""
     caches = kvreference.load("0.32.2").cache
     adding = {cache for cache in CACHES if hasattr(getattr(caches, cache), "keys_and_values")}
-    assert {f"{cache}.keys_and_values" for cache in adding} <= drift.lacking
-    assert not [s for s in drift.undeclared if s.operation == "fetch"]
+    assert {f"{cache}.keys_and_values" for cache in adding} == {*drift["only_b"]}
+    assert not [one for one in drift["differences"] if one["operation"] == "fetch"]
 
 
-def test_tells_other_parameters(drift: JobReport) -> None:
-    """The surface check names `from_state`, which takes another number of arguments."""
-    told = [problem for problem in drift.problems if "KVCache.from_state" in problem]
-    assert any("expected parameters (state), got (state, meta_state)" in text for text in told)
+def test_tells_other_parameters(drift: dict[str, Any]) -> None:
+    """What takes other parameters is listed: `from_state`, and the defaults that were shared."""
+    told = {one["name"]: (one["a"], one["b"]) for one in drift["parameters"]}
+    assert told["KVCache.from_state"] == ("(state, meta_state)", "(state)")
+    assert told["TokenBuffer"] == ("(tokens=[])", "(tokens=None)")
+    assert told["LRUPromptCache.CacheOrder"][1] == "(ordering=None)"
 
 
-def test_concatenate_is_the_same_in_both(drift: JobReport) -> None:
+def test_concatenate_is_the_same_in_both(drift: dict[str, Any]) -> None:
     """ConcatenateKVCache did not change between the releases."""
-    assert not [s for s in drift.undeclared if s.cache == "ConcatenateKVCache"]
+    assert not [one for one in drift["differences"] if one["cache"] == "ConcatenateKVCache"]
 
 
 @pytest.mark.parametrize("release", ["0.31.3", "0.32.2"])

@@ -52,7 +52,7 @@ class Lockstep:
         self.lacking: set[str] = set()
         self._fields: dict[tuple[type, type], tuple[str, ...]] = {}
         known = (contract.release, target.contract)
-        self.releases = {release if release in kvreference.RELEASES else None for release in known}
+        self.releases = {release if release in kvreference.PINNED else None for release in known}
 
     def fields_of(self, ours: Any, theirs: Any) -> tuple[str, ...]:
         """Return the fields to compare of a cache of the reference and the target's own.
@@ -63,7 +63,9 @@ class Lockstep:
         fields = self._fields.get(kinds)
         if fields is None:
             name = kinds[0].__name__
-            asked = self.contract.surfaces[name].fields(self.level)
+            # A state may name a class of the release that is no cache: there is nothing to see.
+            surface = self.contract.surfaces.get(name)
+            asked = surface.fields(self.level) if surface else ()
             has = {*dir(theirs)}
             fields = tuple(field for field in asked if field.removesuffix("()") in has)
             self.lacking |= {f"{name}.{field}" for field in asked if field not in fields}

@@ -173,14 +173,14 @@ def _sides(
 def _tell_value(value: Any, labels: Labels) -> str:
     match value:
         case Snapshot() if value.failed:
-            return f"{_tell_kind(value)} that cannot be evaluated: {value.failed}"
+            return f"{tell_kind(value)} that cannot be evaluated: {value.failed}"
         case Snapshot():
             rows = labels.of(value)
-            return _tell_kind(value) + ("" if rows is None else f", rows: {_shorten(rows)}")
+            return tell_kind(value) + ("" if rows is None else f", rows: {_shorten(rows)}")
         case Raised():
             return f"raises {value.kind}: {value.message}"
         case mx.array():
-            return _tell_kind(value)
+            return tell_kind(value)
         case Sequenced(container, items):
             return _tell_items(container.__name__, items, labels)
         case tuple() | list():
@@ -189,7 +189,8 @@ def _tell_value(value: Any, labels: Labels) -> str:
             return repr(value)
 
 
-def _tell_kind(array: Snapshot | mx.array) -> str:
+def tell_kind(array: Snapshot | mx.array) -> str:
+    """Return dtype and shape of an array."""
     return f"{str(array.dtype).removeprefix('mlx.core.')} {list(array.shape)}"
 
 
@@ -203,16 +204,22 @@ def _first_element(expected: Snapshot, actual: Snapshot, width: int) -> Iterator
     same = (expected.shape, expected.dtype) == (actual.shape, actual.dtype)
     if not same or not expected.data or expected.data == actual.data:
         return
+    index, left, right = first_difference(expected, actual)
+    yield f"    {'first':{width}}  element {index}: expected bits {left}, got {right}"
+
+
+def first_difference(expected: Snapshot, actual: Snapshot) -> tuple[list[int], str, str]:
+    """Return the index of the first element that differs, and its bits in both arrays.
+
+    They have one shape and dtype, and other bytes.
+    """
     itemsize = expected.dtype.size
     kind = _BITS[itemsize]
     left, right = np.frombuffer(expected.data, kind), np.frombuffer(actual.data, kind)
     where = int(np.flatnonzero(left != right)[0])
     index = [int(i) for i in np.unravel_index(where, expected.shape)]
     digits = 2 * itemsize
-    yield (
-        f"    {'first':{width}}  element {index}: expected bits 0x{int(left[where]):0{digits}x}, "
-        f"got 0x{int(right[where]):0{digits}x}"
-    )
+    return index, f"0x{int(left[where]):0{digits}x}", f"0x{int(right[where]):0{digits}x}"
 
 
 def _shorten(rows: str, most: int = 40) -> str:

@@ -116,10 +116,10 @@ def releases_of(settings: Settings) -> tuple[str, ...]:
         chosen = contracts_of(settings.target)
         return chosen if len(chosen) > 1 else kvreference.RELEASES
     for release in chosen:
-        if release not in kvreference.RELEASES and not release.startswith("path:"):
+        if release not in kvreference.PINNED and not release.startswith("path:"):
             raise TargetError(
                 f"release {release!r}: expected all, path:DIR or one of "
-                f"{', '.join(kvreference.RELEASES)}"
+                f"{', '.join(kvreference.PINNED)}"
             )
     return chosen or contracts_of(settings.target)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+import kvreference
 from kvlockstep._sizes import Sizes, children_of
 from kvlockstep._steps import Extract, Filter, Finalize, Quantize, Update
 from kvlockstep._trace import AnyStep
@@ -35,6 +36,10 @@ def _is_zero(number: object) -> bool:
     return isinstance(number, int) and number == 0
 
 
+def _before(release: str) -> tuple[str, ...]:
+    return kvreference.PINNED[: kvreference.PINNED.index(release)]
+
+
 ZONES = (
     Zone(
         (Quantize,),
@@ -56,7 +61,16 @@ ZONES = (
         lambda step, cache, sizes: _has(cache, "BatchKVCache") and _is_outside(step.index, sizes),
         "BatchKVCache.extract with an index out of range reads past left_padding: garbage, "
         "or SIGSEGV",
-        releases=("0.31.3",),
+        releases=_before("0.32.0"),
+    ),
+    Zone(
+        (Extract,),
+        lambda step, cache, sizes: (
+            _has(cache, "BatchRotatingKVCache") and _is_outside(step.index, sizes)
+        ),
+        "BatchRotatingKVCache.extract with an index out of range reads past offset: garbage, or "
+        "SIGSEGV",
+        releases=_before("0.31.2"),
     ),
     Zone(
         (Finalize, Update),

@@ -53,19 +53,24 @@ def run_jobs(
 
     A target that kills its process (a signal, `os._exit`) breaks the run, and says so.
     """
-    context = get_context("spawn")
-    queue: SimpleQueue[int | None] = context.SimpleQueue()
-    free = cores()
-    for number in range(workers):
-        queue.put(free[number] if workers <= len(free) else None)
-    with ProcessPoolExecutor(workers, context, _start, (queue,)) as pool:
-        futures = {pool.submit(run_job, job, settings): job for job in jobs}
+    with pool(workers) as executor:
+        futures = {executor.submit(run_job, job, settings): job for job in jobs}
         for future in as_completed(futures):
             job = futures[future]
             try:
                 yield job, future.result()
             except BrokenProcessPool:
                 yield job, JobReport(broken=[f"{job.kind} {job}: the process died: did it crash?"])
+
+
+def pool(workers: int) -> ProcessPoolExecutor:
+    """Return an executor of `workers` processes, each pinned where there is a core for each."""
+    context = get_context("spawn")
+    queue: SimpleQueue[int | None] = context.SimpleQueue()
+    free = cores()
+    for number in range(workers):
+        queue.put(free[number] if workers <= len(free) else None)
+    return ProcessPoolExecutor(workers, context, _start, (queue,))
 
 
 def _start(queue: SimpleQueue[int | None]) -> None:
