@@ -94,12 +94,22 @@ class Corpus:
             write_whole(self.folder / kept.name, dumps(trace))
         return added
 
+    def drop(self, release: str, traces: Iterable[Trace]) -> None:
+        """Delete those of `traces`, which ran again, that add nothing any more."""
+        for trace in traces:
+            name = Reached(release, trace, frozenset()).name
+            if name not in self.reached:
+                (self.folder / name).unlink(missing_ok=True)
+
     def minimize(self) -> None:
-        """Keep those traces only that a set cover chooses, in memory and in the folder."""
-        self.reached = {one.name: one for one in cover(self.reached.values())}
-        for path in self.folder.glob("*.json"):
-            if path.name not in self.reached:
-                path.unlink()
+        """Keep those traces only that a set cover chooses, in memory and in the folder.
+
+        Files that are not among those taken so far are left alone.
+        """
+        before = self.reached
+        self.reached = {one.name: one for one in cover(before.values())}
+        for name in before.keys() - self.reached.keys():
+            (self.folder / name).unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
 
@@ -174,8 +174,7 @@ class Hunt:
                 yield self.progress
         finally:
             _end(executor, now=bool(self._running))
-            if not self._replays:
-                self.progress.corpus.minimize()
+            self.progress.corpus.minimize()
             self.save()
 
     def _start(self) -> ProcessPoolExecutor:
@@ -233,7 +232,6 @@ class Hunt:
         progress = self.progress
         progress.gone = set(progress.state.findings) - self._shown
         progress.replaying = False
-        progress.new_goals = 0
         progress.corpus.minimize()
 
     def _take(
@@ -258,9 +256,11 @@ class Hunt:
         progress.problems += [p for p in report.problems if p not in progress.problems]
         for reached in report.reached:
             added = progress.corpus.add(reached)
-            progress.new_goals += added
-            self._added += bool(added)
-        if self._added >= _MINIMIZE_EVERY and not progress.replaying:
+            if unit.cache:
+                progress.new_goals += added
+                self._added += bool(added)
+        progress.corpus.drop(unit.release, unit.traces)
+        if self._added >= _MINIMIZE_EVERY:
             self._added = 0
             progress.corpus.minimize()
         self._shown |= report.shown
@@ -309,15 +309,15 @@ def _end(executor: ProcessPoolExecutor, now: bool) -> None:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Start processes that do not hear Ctrl-C: it is for this one, which ends them in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard: Any = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Start processes that do not hear Ctrl-C: it is for this one, which ends them in order.
+
+    Blocked, and not ignored: this process hears it as soon as the block ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def tell_goals(corpus: Corpus) -> Counter[str]:
