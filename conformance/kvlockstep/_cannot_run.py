@@ -10,14 +10,20 @@ import click
 
 import kvreference
 from kvlockstep._arrays import RecipeError
+from kvlockstep._contained import ContainmentError
+from kvlockstep._equivalents import EquivalentsError
 from kvlockstep._ledger import LedgerError
+from kvlockstep._mutants import NoOperatorsError
 from kvlockstep._options import OptionError
 from kvlockstep._targets import TargetError
 from kvlockstep._trace import TraceError
 
 CANNOT_RUN = (
+    ContainmentError,
+    EquivalentsError,
     kvreference.ReferenceError,
     LedgerError,
+    NoOperatorsError,
     OptionError,
     RecipeError,
     TargetError,

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from kvlockstep import _ledger_commands, _search_commands
+from kvlockstep import _ledger_commands, _mutate_command, _search_commands
 from kvlockstep._bench_check import bench_check
 from kvlockstep._cannot_run import exit_2_where_it_cannot_run
 from kvlockstep._explain import tell_divergence, tell_trace
@@ -175,6 +175,7 @@ main.add_command(_ledger_commands.ledger)
 main.add_command(bench_check)
 main.add_command(_search_commands.drift_command)
 main.add_command(_search_commands.hunt_command)
+main.add_command(_mutate_command.mutate_command)
 
 if __name__ == "__main__":
     main()
