@@ -42,30 +42,30 @@ def trim_prompt(side: Side, step: TrimPrompt) -> Any:
 
 
 def append_tokens(side: Side, step: AppendTokens) -> Any:
-    tokens = list(step.tokens)
+    tokens = [*step.tokens]
     given = tokens if step.as_list else mx.array(tokens, mx.int32)
     side.returned = side.at(step.slot).update_and_fetch(given)
     return side.returned
 
 
 def trie_add(side: Side, step: TrieAdd) -> Any:
-    return side.at(step.slot).add(step.model, list(step.tokens), step.value)
+    return side.at(step.slot).add(step.model, step.given, step.value)
 
 
 def trie_get(side: Side, step: TrieGet) -> Any:
-    return side.at(step.slot).get(step.model, list(step.tokens))
+    return side.at(step.slot).get(step.model, step.given)
 
 
 def trie_pop(side: Side, step: TriePop) -> Any:
-    return side.at(step.slot).pop(step.model, list(step.tokens))
+    return side.at(step.slot).pop(step.model, step.given)
 
 
 def trie_pop_prefixes(side: Side, step: TriePopPrefixes) -> Any:
-    return side.at(step.slot).pop_prefixes(step.model, list(step.tokens))
+    return side.at(step.slot).pop_prefixes(step.model, step.given)
 
 
 def trie_search(side: Side, step: TrieSearch) -> Any:
-    tokens = list(step.tokens)
+    tokens = step.given
     found = side.at(step.slot).search(step.model, tokens)
     seen = (found.model, found.exact, found.shorter, found.longer, found.common_prefix)
     return type(found).__name__, *seen, found.exact is tokens
@@ -73,12 +73,12 @@ def trie_search(side: Side, step: TrieSearch) -> Any:
 
 def lru_insert(side: Side, step: LruInsert) -> Any:
     return side.at(step.slot).insert_cache(
-        step.model, list(step.tokens), side.all_at(step.caches), cache_type=step.cache_type
+        step.model, step.given, side.all_at(step.caches), cache_type=step.cache_type
     )
 
 
 def lru_fetch(side: Side, step: LruFetch) -> Any:
-    tokens = list(step.tokens)
+    tokens = step.given
     caches, left = side.at(step.slot).fetch_nearest_cache(step.model, tokens)
     if caches is not None:
         side.put_all(step.to, caches)

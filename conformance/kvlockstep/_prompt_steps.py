@@ -11,7 +11,7 @@ from kvlockstep._steps import Addresses, OnSlot, Step
 
 Model = str | int | None
 Token = int | float | bool | str | None
-Tokens = Annotated[tuple[Token, ...], Meta(max_length=256)]
+Tokens = Annotated[tuple[Token, ...], Meta(max_length=1024)]
 
 
 class MakePrompt(Step, frozen=True, tag="make_prompt_cache", kw_only=True):
@@ -47,10 +47,16 @@ class AppendTokens(OnSlot, frozen=True, tag="append_tokens", kw_only=True):
 
 
 class OnSequence(OnSlot, frozen=True, kw_only=True):
-    """A step that names a sequence of tokens of one model."""
+    """A step that names a sequence of tokens of one model, as a list or as a tuple."""
 
     model: Model = "m"
     tokens: Tokens
+    as_tuple: bool = False
+
+    @property
+    def given(self) -> list[Token] | tuple[Token, ...]:
+        """The tokens as the call gets them."""
+        return self.tokens if self.as_tuple else list(self.tokens)
 
 
 class TrieAdd(OnSequence, frozen=True, tag="trie_add", kw_only=True):
