@@ -24,6 +24,8 @@ from kvlockstep._trace import Trace
 
 Outcome = Literal["divergence", "surface", "import", "hang", "memory", "crash", "survived"]
 
+# Traces that a mutant is shown before its parameters are compared.
+_BEFORE_SURFACE = 24
 _MEMORY = ("MemoryError", "Unable to allocate", "std::bad_alloc")
 
 
@@ -119,8 +121,9 @@ def _search(case: Case, engines: dict[str, Lockstep], start: float) -> Verdict:
 
 def _keys(case: Case) -> Iterator[Key | None]:
     """Yield the traces to show; None where the surface is due."""
-    yield from case.first
+    yield from case.first[:_BEFORE_SURFACE]
     yield None
+    yield from case.first[_BEFORE_SURFACE:]
     streams = {one: keys_from(*one, case.number, 1 << 30) for one in case.then}
     for one in cycle(case.then):
         yield next(streams[one])

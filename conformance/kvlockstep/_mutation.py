@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kvlockstep._caches import CACHES, FUNCTIONS
@@ -21,6 +21,9 @@ from kvlockstep._settings import Settings
 from kvlockstep._targets import TargetError
 
 _SCOUTED = 100
+_SCOUTED_EACH = 4
+# CPU seconds for a mutant that is listed as equivalent: enough to see an entry that is wrong.
+_LISTED = 2.0
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,11 @@ def mutate(plan: Plan, tell: Callable[[str, int, int], None] = lambda *_: None) 
     outcomes.mutants = len(mutants)
     if not mutants:
         raise TargetError(f"target {settings.target!r}: there is nothing to mutate")
+    # For a few mutants a few traces will do.
+    plan = replace(plan, scouted=min(plan.scouted, _SCOUTED_EACH * len(mutants)))
     seen = _scouted(plan, releases, tell)
     outcomes.problems += _reached_outside(origin, outcomes.outside, seen)
-    cases = _cases(plan, releases, origin, mutants, seen)
+    cases = _cases(outcomes, origin, mutants, seen)
     for number, (case, result) in enumerate(run_contained(judge, cases, plan.workers, plan.limits)):
         verdict = _of_dead(result, plan) if isinstance(result, Died) else result
         outcomes.verdicts.append((case.mutant, verdict))
@@ -186,25 +191,21 @@ def _reached_outside(origin: Origin, outside: dict[str, str], seen: Map) -> list
     return problems
 
 
-def _cases(
-    plan: Plan,
-    releases: tuple[str, ...],
-    origin: Origin,
-    mutants: list[Mutant],
-    seen: Map,
-) -> Iterator[Case]:
+def _cases(outcomes: Outcomes, origin: Origin, mutants: list[Mutant], seen: Map) -> Iterator[Case]:
     """Yield what workers are to do, the mutants in a shuffled order."""
+    plan, releases = outcomes.plan, outcomes.releases
+    scouted = min(plan.scouted, _SCOUTED_EACH * len(mutants))
     caches = [*CACHES, FUNCTIONS]
-    mixed = random.Random(0).sample(mutants, len(mutants))
-    for mutant in mixed:
+    for mutant in random.Random(0).sample(mutants, len(mutants)):
         file = origin.file_of(mutant.unit)
+        listed = mutant.content in outcomes.reasons
         yield Case(
             plan.settings,
             releases,
             mutant,
             order_traces(mutant, file, seen),
             caches_to_search(mutant, file, seen, releases, caches),
-            plan.scouted,
-            plan.budget,
+            scouted,
+            min(plan.budget, _LISTED) if listed else plan.budget,
             shrink=plan.shrink,
         )

@@ -14,6 +14,12 @@ from kvlockstep._equivalents import (
     judge_equivalents,
     read_equivalents,
 )
+from kvlockstep._kill import Verdict
+from kvlockstep._mutants import mutants_of
+from kvlockstep._mutation import Outcomes, Plan
+from kvlockstep._mutation_report import Format, tell
+from kvlockstep._origin import origin_of
+from kvlockstep._settings import Settings
 
 ENTRY = """
 version = 1
@@ -25,8 +31,12 @@ reason = "for the test"
 """
 
 
+ONLY = "TokenBuffer.update_and_fetch:ReplaceBinaryOperator_FloorDiv"
+
+
 def run(*options: str) -> tuple[int, str]:
-    command = ["mutate", "--target", "release:0.32.2", "--workers", "1", "--no-shrink", *options]
+    target = () if "--target" in options else ("--target", "release:0.32.2")
+    command = ["mutate", *target, "--workers", "1", "--no-shrink", *options]
     result = CliRunner().invoke(main, command)
     return result.exit_code, result.output
 
@@ -72,42 +82,51 @@ def test_entries_are_held_against_the_run() -> None:
     ]
 
 
-def test_a_killed_mutant_is_reported_as_json(tmp_path: Path) -> None:
-    """All killed: status 0; each verdict has its mutant, the divergence, and how long it took."""
-    file = tmp_path / "report.json"
+def test_a_killed_mutant_must_not_be_listed(tmp_path: Path) -> None:
+    """A list that calls it equivalent is wrong: status 1, and the report tells by what."""
+    [mutant] = [
+        one
+        for one in mutants_of(origin_of("release:0.32.2", ("0.32.2",)).units)
+        if ONLY in one.content
+    ]
+    listed, file = tmp_path / "list.toml", tmp_path / "report.json"
+    listed.write_text(ENTRY.format(mutant.content))
 
-    status, output = run(
-        *("--cache", "KVCache", "--only", "KVCache.trim:ReplaceBinaryOperator_Sub"),
+    status, _ = run(
+        *("--cache", "TokenBuffer", "--only", ONLY, "--equivalents", str(listed)),
         *("--format", "json", "--output", str(file)),
     )
 
-    assert (status, output) == (0, "")
+    assert status == 1
     [report] = json.loads(file.read_text())
+    assert report["problems"] == [f"listed as equivalent, but killed: {mutant.content}"]
     assert (report["mutants"], report["killed"], report["survived"]) == (1, 1, 0)
     [verdict] = report["verdicts"]
-    assert verdict["outcome"] == "divergence"
-    assert verdict["signature"].startswith("0.32.2/KVCache/trim/")
+    assert (verdict["id"], verdict["outcome"]) == (mutant.id, "divergence")
+    assert verdict["signature"].startswith("0.32.2/TokenBuffer/")
     assert verdict["traces"] >= 1
     assert verdict["seconds"] > 0
 
 
-def test_a_killed_mutant_must_not_be_listed(tmp_path: Path) -> None:
-    """A list that calls it equivalent is wrong: status 1."""
-    only = "KVCache.trim:ReplaceBinaryOperator_Sub"
-    options = ("--cache", "KVCache", "--only", only)
-    file = tmp_path / "report.json"
-    run(*options, "--format", "json", "--output", str(file))
-    [verdict] = json.loads(file.read_text())[0]["verdicts"]
-    listed = tmp_path / "list.toml"
-    listed.write_text(ENTRY.format(verdict["content"]))
+@pytest.mark.parametrize("how", ["text", "json", "markdown"])
+def test_survivors_fail_unless_they_are_listed(how: Format) -> None:
+    """One that survived is told in every format; with a reason it is told as equivalent."""
+    units = origin_of("release:0.32.2", ("0.32.2",)).units
+    one, other = mutants_of([unit for unit in units if unit.function == "KVCache.trim"])[:2]
+    plan = Plan(Settings(target="release:0.32.2"))
+    verdicts = [(one, Verdict("divergence", 0.5, length=2)), (other, Verdict("survived"))]
+    run = Outcomes(plan, ("0.32.2",), 2, verdicts)
 
-    status, output = run(*options, "--equivalents", str(listed))
-
-    assert status == 1
-    assert f"listed as equivalent, but killed: {verdict['content']}" in output
+    assert run.exit_status == 1
+    assert other.id in tell([run], how)
+    assert "50 %" in tell([run], "text")
+    run.reasons[other.content] = "because"
+    assert run.exit_status == 0
+    assert "100 %" in tell([run], "text")
+    assert "because" in tell([run], "markdown")
 
 
 def test_what_cannot_be_mutated_ends_with_status_2() -> None:
     """No such target, no such mutant: could not run."""
     assert run("--target", "py:no_such_module")[0] == 2
-    assert run("--only", "no such function")[0] == 2
+    assert run("--cache", "TokenBuffer", "--only", "no such function")[0] == 2
