@@ -13,6 +13,7 @@ from kvlockstep._contained import HangError, no_longer_than
 from kvlockstep._contract import contract_of
 from kvlockstep._divergence import Divergence, Run
 from kvlockstep._engine import Lockstep
+from kvlockstep._ledger import LedgerError
 from kvlockstep._mutants import Mutant
 from kvlockstep._origin import origin_of
 from kvlockstep._scout import Key, keys_from, trace_of, undeclared
@@ -105,6 +106,10 @@ def _search(case: Case, engines: dict[str, Lockstep], start: float) -> Verdict:
                 found = undeclared(run.divergences, case.settings)
         except HangError:
             return Verdict("hang", time.process_time() - start, traces, steps, key.cache)
+        except LedgerError as error:
+            # A divergence that an entry could declare, but for facts that only a mutant lacks.
+            seconds = time.process_time() - start
+            return Verdict("divergence", seconds, traces, steps, key.cache, str(error))
         steps += run.steps
         seconds = time.process_time() - start
         if found:
