@@ -19,7 +19,7 @@ _SHARES = (0.5, 0.95, 0.99)
 _TOLD: dict[Outcome, str] = {
     "divergence": "a divergence",
     "surface": "other parameters",
-    "import": "its import fails",
+    "import": "a failing import",
     "hang": "a hang",
     "memory": "memory exhausted",
     "crash": "a crash",
@@ -59,7 +59,7 @@ def summarize(verdicts: Sequence[tuple[Mutant, Verdict]], reasons: dict[str, str
         len(alive) - equivalent,
         Counter(verdict.outcome for verdict in killed),
         tuple(_at(seconds, share) for share in _SHARES),
-        tuple(int(_at(lengths, share)) for share in _SHARES),
+        tuple(int(_at(lengths, share)) for share in _SHARES) if lengths else (),
     )
 
 
@@ -99,11 +99,11 @@ def _text(runs: Sequence[Outcomes]) -> str:
 
 def _counts(one: Summary) -> str:
     seconds = " / ".join(f"{second:.3f}" for second in one.seconds)
-    lengths = " / ".join(map(str, one.lengths))
+    steps = " / ".join(map(str, one.lengths))
+    lengths = f", traces of {steps} steps" if steps else ""
     return (
         f"{one.mutants:>5} mutants, {one.killed:>5} killed, {one.equivalent:>3} equivalent, "
-        f"{one.survived:>3} survived: {one.score}; 50 / 95 / 99 % within {seconds} s, "
-        f"traces of {lengths} steps"
+        f"{one.survived:>3} survived: {one.score}; 50 / 95 / 99 % within {seconds} s{lengths}"
     )
 
 
@@ -130,7 +130,7 @@ def _markdown(runs: Sequence[Outcomes]) -> str:
 
 def _row(name: str, one: Summary) -> str:
     seconds = " / ".join(f"{second:.3f}" for second in one.seconds)
-    lengths = " / ".join(map(str, one.lengths))
+    lengths = " / ".join(map(str, one.lengths)) or "-"
     cells = (name, one.mutants, one.killed, one.equivalent, one.survived, one.score)
     return "| " + " | ".join([*map(str, cells), seconds, lengths]) + " |"
 
@@ -188,7 +188,7 @@ def _as_data(run: Outcomes) -> dict[str, Any]:
         "equivalent": whole.equivalent,
         "survived": whole.survived,
         "seconds": dict(zip(map(str, _SHARES), whole.seconds, strict=True)),
-        "lengths": dict(zip(map(str, _SHARES), whole.lengths, strict=True)),
+        "lengths": dict(zip(map(str, _SHARES), whole.lengths, strict=False)),
         "problems": run.problems,
         "verdicts": [
             {

@@ -93,7 +93,7 @@ REFUSED = {
     "too large an index": ({"op": "extract", "index": 2**31}, "<= 2147483647", "index"),
     "advance by a fraction": ({"op": "advance", "n": 1.5}, "got `float`", "n"),
     "item that is no recipe": ({"op": "set_item", "index": 0, "value": 3}, "got `int`", "value"),
-    "too many tokens": ({"op": "trie_get", "tokens": [1] * 257}, "length <= 256", "tokens"),
+    "too many tokens": ({"op": "trie_get", "tokens": [1] * 1025}, "length <= 1024", "tokens"),
     "token that is a list": ({"op": "trie_get", "tokens": [[1]]}, "got `array`", "tokens[0]"),
     "tokens that are no numbers": ({"op": "append_tokens", "tokens": ["x"]}, "got `str`", "tokens"),
     "model that is a list": ({"op": "trie_get", "model": [1], "tokens": []}, "`array`", "model"),
