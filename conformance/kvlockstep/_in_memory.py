@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,7 +93,9 @@ class _Loader(InspectLoader):
 
 
 def _compiled(text: str, source: Source) -> CodeType:
-    return compile(text, source.file, "exec", dont_inherit=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        return compile(text, source.file, "exec", dont_inherit=True)
 
 
 def read_package(root: str) -> Package:

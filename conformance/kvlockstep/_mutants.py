@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
@@ -171,8 +172,11 @@ def _mutants_of(unit: Unit, every: bool) -> Iterator[Mutant]:
 def _shape(source: str) -> str | None:
     """Return what there is to run of a source, annotations left out; None if it does not parse."""
     try:
-        tree = compile(source, "", "exec", ast.PyCF_ONLY_AST)
-        compile(source, "", "exec", dont_inherit=True)
+        with warnings.catch_warnings():
+            # What a mutant compares with `is` is its own business.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            tree = compile(source, "", "exec", ast.PyCF_ONLY_AST)
+            compile(source, "", "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
         return None
     for node in ast.walk(tree):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, get_args
 
@@ -48,8 +47,6 @@ def mutate_command(
     Each runs in lockstep against the intact release, in a process that may hang or crash. Exit
     status: 0, all killed but those listed as equivalent; 1, not so; 2, could not run.
     """
-    # What a mutant compares with `is` is its own business.
-    warnings.simplefilter("ignore", SyntaxWarning)
     runs: list[Outcomes] = []
     with exit_2_where_it_cannot_run():
         for target in targets:
