@@ -344,8 +344,10 @@ class _Course:
         """Tell whether a cache in a list has no such operation: the list would hand it on."""
         for slot in lists:
             for address, child in walk(slot, self.left.at(slot)):
-                twin = type(self.right.at(address))
-                if hasattr(type(child), member) and not hasattr(twin, member):
+                twin = self.right.at(address)
+                if twin is None or not hasattr(type(child), member):
+                    continue
+                if not hasattr(type(twin), member):
                     self.result.lacking.add(f"{type(child).__name__}.{member}")
                     return True
         return False

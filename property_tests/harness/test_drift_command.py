@@ -151,7 +151,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "told"),
         [
-            (("0.1.0", NEW), "target '0.1.0': expected py:MODULE, release:VERSION or path:DIR"),
+            (
+                ("0.1.0", NEW),
+                "target '0.1.0': expected py:MODULE, release:VERSION, path:DIR or map:FILE",
+            ),
             (("release:9.9.9", NEW), "unknown release '9.9.9'"),
             (("py:no.such.module", NEW), "cannot be imported"),
             ((NEW, NEW, "--cache=NoCache"), "cache 'NoCache': expected one of KVCache"),
