@@ -23,7 +23,8 @@ def same_error(expected: Raised, actual: Raised, errors: Errors) -> bool:
             return isinstance(actual.error, type(expected.error))
         case "type+message":
             same_type = type(actual.error).__qualname__ == type(expected.error).__qualname__
-            return same_type and actual.message == expected.message
+            same_text = str(actual.error) == str(expected.error)
+            return same_type and (same_text or actual.message == expected.message)
 
 
 def same_scalar(expected: object, actual: object) -> bool:
@@ -36,10 +37,9 @@ def same_scalar(expected: object, actual: object) -> bool:
     return type(expected).__name__ == type(actual).__name__
 
 
-def is_unset(field: str, expected: object) -> bool:
+def is_unset(field: str, error: Exception) -> bool:
     """Tell whether the reference never set a private field: there is nothing to compare.
 
     What comes of it shows in the outcome of the operations that need it.
     """
-    unset = isinstance(expected, Raised) and isinstance(expected.error, AttributeError)
-    return unset and field.startswith("_")
+    return field.startswith("_") and isinstance(error, AttributeError)

@@ -12,7 +12,7 @@ itself a divergence, `half changed`, for the ledger to name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -28,7 +28,7 @@ from kvlockstep._memento import Memento, arrays_in, exchange
 from kvlockstep._operations import OPERATIONS, Operation, destination, operands, present
 from kvlockstep._side import Handle, Side, walk
 from kvlockstep._sizes import resolve, sizes_of
-from kvlockstep._snapshots import Camera, Raised, Snapshot, look, settle
+from kvlockstep._snapshots import Field, Raised, field_of, freeze, look, settle, snapshots_in
 from kvlockstep._steps import (
     Construct,
     Depends,
@@ -36,10 +36,22 @@ from kvlockstep._steps import (
     Made,
     OnSlot,
 )
+from kvlockstep._stillness import Stillness
 from kvlockstep._targets import Target
 from kvlockstep._trace import AnyStep, Trace, TraceError
 from kvlockstep._undefined import zone_of
 from kvlockstep._watch import Watch
+
+
+class View(NamedTuple):
+    """What to compare of a cache: all its fields, and those that do not derive from others.
+
+    And whether it is what the target's module has under the name of the reference's class.
+    """
+
+    fields: tuple[Field, ...]
+    stored: tuple[Field, ...]
+    is_same_class: bool
 
 
 class Lockstep:
@@ -50,27 +62,34 @@ class Lockstep:
         self.target = target
         self.level = level or target.level
         self.lacking: set[str] = set()
-        self._fields: dict[tuple[type, type], tuple[str, ...]] = {}
+        self._views: dict[tuple[type, type], View] = {}
         known = (contract.release, target.contract)
         self.releases = {release if release in kvreference.PINNED else None for release in known}
 
-    def fields_of(self, ours: Any, theirs: Any) -> tuple[str, ...]:
-        """Return the fields to compare of a cache of the reference and the target's own.
+    def view_of(self, ours: Any, theirs: Any) -> View:
+        """Return what to compare of a cache of the reference and the target's own.
 
         What the target's does not have is noted as lacking, and not compared.
         """
         kinds = type(ours), type(theirs)
-        fields = self._fields.get(kinds)
-        if fields is None:
+        view = self._views.get(kinds)
+        if view is None:
             name = kinds[0].__name__
+            cls = getattr(self.target.module, name, None)
+            same = not isinstance(cls, type) or isinstance(theirs, cls)
             # A state may name a class of the release that is no cache: there is nothing to see.
             surface = self.contract.surfaces.get(name)
             asked = surface.fields(self.level) if surface else ()
             has = {*dir(theirs)}
-            fields = tuple(field for field in asked if field.removesuffix("()") in has)
-            self.lacking |= {f"{name}.{field}" for field in asked if field not in fields}
-            self._fields[kinds] = fields
-        return fields
+            known = [field for field in asked if field.removesuffix("()") in has]
+            if same:
+                self.lacking |= {f"{name}.{field}" for field in asked if field not in known}
+            fields = tuple(field_of(field, field in DERIVED) for field in known)
+            stored = tuple(field for field in fields if not field.is_derived)
+            # At level `state` buffers are seen in nothing but what derives from them.
+            view = View(fields, stored if self.level == "buffer" else fields, same)
+            self._views[kinds] = view
+        return view
 
     def run(self, trace: Trace) -> Run:
         """Run `trace` and return what it showed. Neither side's errors escape.
@@ -88,20 +107,17 @@ class _Course:
         self.trace = trace
         self.contract = lockstep.contract
         self.target = lockstep.target
-        self.fields_of = lockstep.fields_of
+        self.view_of = lockstep.view_of
         self.releases = lockstep.releases
         self.left = Side(lockstep.contract.module)
         self.right = Side(lockstep.target.module)
-        self.in_place = trace.mode == "in-place"
         # At level `state` a rollback needs the content of buffers that are not compared.
         self.unseen = lockstep.target.transactional and lockstep.level == "state"
         self.result = Run()
         self.watch = Watch(self.left, self.result)
-        self.findings = Findings(lockstep.target.errors)
+        self.findings = Findings(lockstep.target.errors, trace.mode)
+        self.stillness = Stillness()
         self.logged: dict[int, Logged] = {}
-        # The reference as it was last seen: what a rollback puts back.
-        self.before: dict[str, list[Any]] = {}
-        self.contents: dict[int, Snapshot] = {}
 
     def run(self) -> Run:
         for index, step in enumerate(self.trace.steps):
@@ -135,9 +151,12 @@ class _Course:
         if type(step) is not Hold:
             left.let_go()
             right.let_go()
-        context = self.watch.note(step, name, operation.name, taken, caches, sizes, self.contents)
+        contents = self.findings.contents
+        context = self.watch.note(step, name, operation.name, taken, caches, sizes, contents)
         self.logged[index] = Logged(step, name, operation.name, sizes, context)
         roots = {address.partition(".")[0] for address in taken}
+        to = destination(step)
+        self.stillness.take(roots if to is None else {*roots, to})
         saved = None
         if self.target.transactional and caches:
             saved = Memento(one for root in roots for _, one in walk(root, left.slots[root]))
@@ -147,7 +166,7 @@ class _Course:
 
         meaning: Meaning = "stored"
         if type(expected) is Raised or type(actual) is Raised:
-            meaning = self._judge(index, step, expected, actual, saved, roots)
+            meaning = self._judge(index, expected, actual, saved, roots)
             self._drop_unpaired(step)
             expected = actual = None
         self._look(index, step, meaning, expected, actual)
@@ -157,19 +176,12 @@ class _Course:
         return self.left.at(address) is not None and self.right.at(address) is not None
 
     def _judge(
-        self,
-        index: int,
-        step: AnyStep,
-        expected: Any,
-        actual: Any,
-        saved: Memento | None,
-        roots: set[str],
+        self, index: int, expected: Any, actual: Any, saved: Memento | None, roots: set[str]
     ) -> Meaning:
         """Compare outcomes, one of them an error, and put back a reference that has to be.
 
         Returns what a difference in a stored field means after it.
         """
-        slot = step.slot if isinstance(step, OnSlot) else ""
         both = type(expected) is Raised and type(actual) is Raised
         if both:
             field = f"raises {actual.kind}, not {expected.kind}"
@@ -181,13 +193,16 @@ class _Course:
             field = f"returns, not {expected.kind}"
         same = both and same_error(expected, actual, self.target.errors)
         if not same:
-            self.findings.add(Place(index, "outcome", slot), (field,), expected, actual)
+            self.findings.add(Place(index, "outcome"), (field,), expected, actual)
         if saved is None:
             return "stored" if both else "aftermath"
-        if same:
-            for root in sorted(roots):
-                self._compare_half_changed(index, root)
-        self._exchange(saved.put_back(self.contents))
+        changed = self._freeze(roots) if same else {}
+        self._exchange(saved.put_back(self.findings.contents))
+        before = self._freeze(roots) if same else {}
+        place = Place(index, "half changed")
+        for seen, was in before.items():
+            if seen in changed:
+                self.findings.compare(place, seen[1:], was, changed[seen])
         if type(actual) is Raised:
             return "stored"
         # What the target has done is not undone: the two have parted, seen or not.
@@ -202,21 +217,20 @@ class _Course:
             held = self.left.held
             held[:] = [Handle(one.what, exchange(one.value, new)) for one in held]
 
-    def _compare_half_changed(self, index: int, root: str) -> None:
-        """Compare the reference after its error with what was seen of it before."""
-        camera = Camera(self.trace.mode)
-        seen = []
-        for address, cache in walk(root, self.left.slots[root]):
-            other = self.right.at(address)
-            if address in self.before and other is not None:
-                fields = self.fields_of(cache, other)
-                seen.append((address, fields, look(cache, fields, camera)))
-        if self.in_place:
-            settle(camera.contents().values())
-        for address, fields, after in seen:
-            place = Place(index, "half changed", address)
-            for field, was, now in zip(fields, self.before[address], after, strict=True):
-                self.findings.compare(place, (field,), was, now)
+    def _freeze(self, roots: set[str]) -> dict[tuple[str, str], Any]:
+        """Return what can be seen of the reference's caches now, by their addresses and fields."""
+        seen = {}
+        for root in sorted(roots):
+            for address, cache in walk(root, self.left.slots[root]):
+                other = self.right.at(address)
+                if other is None or not (view := self.view_of(cache, other)).is_same_class:
+                    continue
+                for field in view.fields:
+                    value = look(cache, field.read)
+                    seen[address, field.name] = freeze(value, self.trace.mode)
+        if self.trace.mode == "in-place":
+            settle(snapshots_in(*seen.values()))
+        return seen
 
     def _drop_unpaired(self, step: AnyStep) -> None:
         """After an error, drop what only one side may have: a result, a new cache, a handle."""
@@ -236,71 +250,79 @@ class _Course:
         self, index: int, step: AnyStep, meaning: Meaning, expected: Any, actual: Any
     ) -> None:
         """Look at all that is alive on both sides, and compare it."""
-        left, right = Camera(self.trace.mode), Camera(self.trace.mode)
-        compare = self.findings.compare
-        own = (getattr(step, "slot", ""), destination(step))
-        peers = operands(step)
-        self.before = {}
+        self.findings.contents = {}
+        if meaning == "aftermath" or index == len(self.trace.steps) - 1:
+            self.stillness.forget()
         for slot, root in self.left.slots.items():
-            # Children first: what differs in a child shows in its list's state too.
-            for address, cache in reversed([*walk(slot, root)]):
-                other_cache = self.right.at(address)
-                if other_cache is None and cache is not root:
-                    # Its list has fewer children, or none that can be seen.
-                    continue
-                place = Place(index, meaning, address)
-                if other_cache is None or not self._is_same_class(cache, other_cache):
-                    names = type(cache).__name__, type(other_cache).__name__
-                    self.findings.add(place, ("class",), *names)
-                    continue
-                fields = self.fields_of(cache, other_cache)
-                ours = self.before[address] = look(cache, fields, left)
-                theirs = look(other_cache, fields, right)
-                if self.unseen:
-                    for array in arrays_in(vars(cache).values()):
-                        left.take(array)
-                prefix = "" if address in own else _relation(address, own, peers)
-                self._compare_fields(place, prefix, fields, ours, theirs)
-        for number, (one, other) in enumerate(zip(self.left.held, self.right.held, strict=True)):
-            seen: Meaning = "aftermath" if meaning == "aftermath" else "seen"
-            place = Place(index, seen, f"held {number}")
+            twin = self.right.slots.get(slot)
+            still = self.stillness.holds(slot, root, twin)
+            self._look_into(Place(index, meaning, slot), root, twin, still)
+            if not still and len(self.left.slots) > 1:
+                self.stillness.learn(slot, root, twin)
+        self._look_at_handles(index, "aftermath" if meaning == "aftermath" else "seen")
+        if expected is not None or actual is not None:
+            # What is kept out of sight shows in results only.
+            hidden = any(
+                CACHES[type(self.left.at(address)).__name__].internal
+                for address in operands(step)[:1]
+            )
+            place = Place(index, "stored" if hidden else "result")
+            self.findings.compare(place, ("result",), expected, actual)
+        self.findings.end_step()
+
+    def _look_into(self, where: Place, root: Any, twin: Any, still: bool) -> None:
+        """Compare the caches in a slot of both sides, all of their fields unless they are still."""
+        # Children first: what differs in a child shows in its list's state too.
+        for address, cache in reversed(walk(where.address, root)):
+            other = twin if cache is root else self.right.at(address)
+            if other is None and cache is not root:
+                # Its list has fewer children, or none that can be seen.
+                continue
+            view = self.view_of(cache, other)
+            if not view.is_same_class:
+                names = type(cache).__name__, type(other).__name__
+                self.findings.add(Place(where.at, where.meaning), ("class",), *names)
+                continue
+            place = Place(where.at, where.meaning, address)
+            self._compare_fields(place, view.stored if still else view.fields, cache, other)
+            if self.unseen:
+                for array in arrays_in(vars(cache).values()):
+                    self.findings.contents[id(array)] = freeze(array, self.trace.mode)
+
+    def _look_at_handles(self, index: int, meaning: Meaning) -> None:
+        """Compare what is still held from earlier steps."""
+        place = Place(index, meaning)
+        for one, other in zip(self.left.held, self.right.held, strict=True):
             what = f"held {one.what}"
             if one.what != "copy":
-                compare(place, (what,), left.take(one.value), right.take(other.value))
+                self.findings.compare(place, (what,), one.value, other.value)
                 continue
             twins = zip(walk("", one.value), walk("", other.value), strict=False)
             for (address, mine), (_, twin) in reversed([*twins]):
-                fields = self.fields_of(mine, twin)
-                ours = look(mine, fields, left)
-                theirs = look(twin, fields, right)
-                self._compare_fields(place, f"{what}{address}: ", fields, ours, theirs)
-        if expected is not None or actual is not None:
-            # What is kept out of sight shows in results only.
-            hidden = any(CACHES[type(self.left.at(a)).__name__].internal for a in peers[:1])
-            place = Place(index, "stored" if hidden else "result", "")
-            compare(place, ("result",), left.take(expected), right.take(actual))
-        self.contents = left.contents()
-        if self.in_place:
-            settled = [settle(side.values()) for side in (self.contents, right.contents())]
-            self.findings.settle()
-            self.findings.ended |= not all(settled)
-        left.forget()
-        right.forget()
-
-    def _is_same_class(self, ours: Any, theirs: Any) -> bool:
-        """Tell whether the target's cache is what its module has under the reference's name."""
-        cls = getattr(self.target.module, type(ours).__name__, None)
-        return not isinstance(cls, type) or isinstance(theirs, cls)
+                prefix = f"{what}{address}: "
+                fields = self.view_of(mine, twin).fields
+                self._compare_fields(place, fields, mine, twin, prefix)
 
     def _compare_fields(
-        self, place: Place, prefix: str, fields: tuple[str, ...], ours: list[Any], theirs: list[Any]
+        self, place: Place, fields: Sequence[Field], ours: Any, theirs: Any, prefix: str = ""
     ) -> None:
         """Compare fields; what is derived, or not even there, does not part the two sides."""
-        derived = Place(place.at, "seen", place.slot) if place.meaning == "stored" else place
-        for field, one, other in zip(fields, ours, theirs, strict=True):
-            if one is not other and not is_unset(field, one):
-                where = derived if field in DERIVED or type(one) is Raised else place
-                self.findings.compare(where, (prefix + field,), one, other)
+        derived = Place(place.at, "seen", place.address) if place.meaning == "stored" else place
+        compare = self.findings.compare
+        for name, path, read, is_derived in fields:
+            where = derived if is_derived else place
+            try:
+                one = read(ours)
+            except Exception as error:
+                if is_unset(name, error):
+                    continue
+                one, where = Raised(error.with_traceback(None)), derived
+            try:
+                other = read(theirs)
+            except Exception as error:
+                other = Raised(error.with_traceback(None))
+            if one is not other:
+                compare(where, (prefix + name,) if prefix else path, one, other)
 
     def _lacks_class(self, name: str) -> bool:
         if name not in CACHES:
@@ -363,16 +385,6 @@ def _cache_name(step: AnyStep, cache: Any) -> str:
     if isinstance(step, Construct):
         return step.cache
     return FUNCTIONS if cache is None else type(cache).__name__
-
-
-def _relation(address: str, own: Sequence[str | None], peers: Sequence[str]) -> str:
-    """Say what a cache is to the one that the step was on."""
-    if any(slot and address.startswith(f"{slot}.") for slot in own):
-        return "child: "
-    if any(slot and slot.startswith(f"{address}.") for slot in own):
-        return "list: "
-    near = any(address == peer or address.startswith(f"{peer}.") for peer in peers)
-    return "peer: " if near else "other cache: "
 
 
 def _attempt(operation: Operation, side: Side, step: AnyStep) -> Any:

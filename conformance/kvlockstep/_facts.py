@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+import mlx.core as mx
+from msgspec import Struct
 
 from kvlockstep._recipes import AnyRecipe, StateItem
 from kvlockstep._sizes import Sizes
@@ -11,35 +14,49 @@ from kvlockstep._snapshots import Snapshot
 from kvlockstep._steps import Construct, SetState, Update
 from kvlockstep._trace import AnyStep
 
-# The numbers that a batch keeps of its rows, and the fields that they are in.
-_COUNTS = {
-    "left_paddings": ("left_padding",),
-    "offsets": ("offset",),
-    "pending": ("_right_padding", "_lengths"),
-}
+# The numbers that a batch keeps of its rows; of `pending` the ones or the others.
+_COUNTS = ("left_paddings", "offsets", "pending")
 
 
-def counts_of(caches: Iterable[Any], contents: Mapping[int, Snapshot]) -> dict[str, Any]:
-    """Return the numbers of each cache as they were last seen: read only if something is told."""
-    fields = [vars(cache) for cache in caches]
-    return {
-        name: [
-            next(filter(None, (contents.get(id(own.get(f))) for f in names)), None)
-            for own in fields
-        ]
-        for name, names in _COUNTS.items()
-    }
+class Seen(Struct, frozen=True, gc=False):
+    """What was seen of a cache before a step: `leaves` of a list, `counts` of a batch."""
+
+    name: str
+    sizes: Sizes
+    state: str
+    slot_shapes: list[tuple[int, ...] | None]
+    leaves: list[tuple[str, int]]
+    counts: list[Snapshot | None]
 
 
-def facts_of(step: AnyStep, sizes: Sizes, context: dict[str, Any]) -> dict[str, Any]:
+class Context(Struct, frozen=True, gc=False):
+    """What was seen of the caches that a step takes, its own first, and of the trace so far."""
+
+    caches: tuple[Seen, ...] = ()
+    trimmable: bool = False
+    tokens_so_far: frozenset[Any] | None = None
+
+
+def counts_of(cache: Any, contents: Mapping[int, Snapshot]) -> list[Snapshot | None]:
+    """Return the numbers of a cache as they were last seen: read only if something is told."""
+
+    def seen(name: str) -> Snapshot | None:
+        array = fields.get(name)
+        return contents.get(id(array)) if isinstance(array, mx.array) else None
+
+    fields = vars(cache)
+    return [seen("left_padding"), seen("offset"), seen("_right_padding") or seen("_lengths")]
+
+
+def facts_of(step: AnyStep, sizes: Sizes, context: Context) -> dict[str, Any]:
     """Return the step's arguments by name, the sizes before it, and what follows from both.
 
-    `context` is what the engine saw of the caches: `trimmable` before a trim, and for each of them,
-    the step's own first: `states`, the state classes; `slot_shapes`, None for an empty slot;
-    `leaves`, what is inside a list, the class and the state class of each ("KVCache: empty");
-    `leaf_batches`, their batch rows; `classes`; `sizes`; of a batch its `left_paddings` and
-    `offsets`, and `pending`, the right padding, or the lengths, that wait for `finalize`; None
-    where there are none. The sizes of the first peer are `peer_offset`, ...
+    `trimmable` is known before a trim, `tokens_so_far` before a step that names a sequence. Of each
+    cache that the step takes, its own first: `states`, the state classes; `slot_shapes`, None for
+    an empty slot; `leaves`, what is inside a list, the class and the state class of each
+    ("KVCache: empty"); `leaf_batches`, their batch rows; `classes`; `sizes`; of a batch its
+    `left_paddings` and `offsets`, and `pending`, the right padding, or the lengths, that wait for
+    `finalize`; None where there are none. The sizes of the first peer are `peer_offset`, ...
 
     For an update: `keys_shape`, `values_shape`, `keys_rows`, `values_rows` (-1 where the rank has
     no sequence axis), `keys_dtype`, `values_dtype`. For a `set_state`: `state`, its `items`, the
@@ -47,9 +64,21 @@ def facts_of(step: AnyStep, sizes: Sizes, context: dict[str, Any]) -> dict[str, 
     `scalars`, what stands behind keys and values, and `kinds`, what each item is: "array", "None",
     "int", "str", a list of kinds. For a construction: its arguments and `cache`.
     """
-    facts: dict[str, Any] = {**sizes, **context}
-    for name in _COUNTS.keys() & context.keys():
-        facts[name] = [seen and seen.array().tolist() for seen in context[name]]
+    caches = context.caches
+    facts: dict[str, Any] = {**sizes, "trimmable": context.trimmable}
+    for peer in caches[1:2]:
+        facts |= {f"peer_{size}": number for size, number in peer.sizes.items()}
+    facts["sizes"] = [seen.sizes for seen in caches]
+    facts["classes"] = [seen.name for seen in caches]
+    facts["states"] = [seen.state for seen in caches]
+    facts["slot_shapes"] = [seen.slot_shapes for seen in caches]
+    facts["leaves"] = [[name for name, _ in seen.leaves] for seen in caches]
+    facts["leaf_batches"] = [[batch for _, batch in seen.leaves] for seen in caches]
+    for number, name in enumerate(_COUNTS):
+        counts = [seen.counts[number] for seen in caches]
+        facts[name] = [count and count.array().tolist() for count in counts]
+    if context.tokens_so_far is not None:
+        facts["tokens_so_far"] = context.tokens_so_far
     if isinstance(step, Construct):
         return {**facts, "cache": step.cache, **step.args}
     if isinstance(step, Update):

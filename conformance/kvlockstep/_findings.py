@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
+import mlx.core as mx
+from msgspec import Struct
+
 from kvlockstep._compare import Errors, same_error, same_scalar
 from kvlockstep._divergence import Divergence, Signature
-from kvlockstep._facts import facts_of
+from kvlockstep._facts import Context, facts_of
+from kvlockstep._operations import destination, operands
 from kvlockstep._sizes import Sizes
-from kvlockstep._snapshots import Raised, Sequenced, Snapshot, settle, snapshots_in
-from kvlockstep._trace import AnyStep
+from kvlockstep._snapshots import (
+    Raised,
+    Sequenced,
+    Snapshot,
+    bytes_of,
+    evaluate,
+    freeze,
+    settle,
+    snapshots_in,
+)
+from kvlockstep._trace import AnyStep, Mode
 
 # What a finding means. `stored`: a field of the cache itself differs, the two sides have parted,
 # and what follows would only repeat it. `aftermath`: parted too, by an outcome that was found
@@ -22,15 +35,19 @@ _ENDING = ("stored", "aftermath")
 
 # A field's name, and the indices into the containers that it holds.
 Path = tuple[Any, ...]
-_FROZEN = (Snapshot, Sequenced, Raised)
+_CONTAINERS = (tuple, list, dict, Sequenced)
+_NO_SCALARS = (mx.array, Raised, Snapshot, *_CONTAINERS)
 
 
-class Place(NamedTuple):
-    """Where something was compared: in which step, with what meaning, on which slot."""
+class Place(Struct, frozen=True, gc=False):
+    """Where something was compared: in which step, with what meaning.
+
+    `address` is that of the live cache whose field it was; empty for anything else.
+    """
 
     at: int
     meaning: Meaning
-    slot: str
+    address: str = ""
 
 
 class Finding(NamedTuple):
@@ -42,25 +59,32 @@ class Finding(NamedTuple):
     actual: Any
 
 
-class Logged(NamedTuple):
+class Logged(Struct, frozen=True, gc=False):
     """What a step acted on, for the signature and the facts of a divergence."""
 
     step: AnyStep
     cache: str
     operation: str
     sizes: Sizes
-    context: dict[str, Any]
+    context: Context
 
 
 class Findings:
     """The differences of one trace."""
 
-    def __init__(self, errors: Errors) -> None:
+    def __init__(self, errors: Errors, mode: Mode = "value") -> None:
         self._errors = errors
+        self._mode = mode
         self._found: list[Finding] = []
-        # Snapshots of the same shape and dtype, whose bytes are yet to be compared.
-        self._pairs: list[tuple[Place, Path, Snapshot, Snapshot]] = []
-        self._paired: set[tuple[Snapshot, Snapshot]] = set()
+        # How many of them have let go of live arrays.
+        self._settled = 0
+        # Arrays of the same shape and dtype, whose bytes are yet to be compared.
+        self._pairs: list[tuple[Place, Path, Snapshot, mx.array]] = []
+        # Those met in this step: one may be seen in several fields, `keys`, `state`, the result.
+        # They are kept beside their ids, for an id is only unique while its object lives.
+        self._met: dict[tuple[int, int], tuple[mx.array, mx.array]] = {}
+        # What the reference's arrays held when they were last seen, by their ids.
+        self.contents: dict[int, Snapshot] = {}
         self.ended = False
 
     def add(self, place: Place, path: Path, expected: Any, actual: Any) -> None:
@@ -71,42 +95,92 @@ class Findings:
         self.ended = self.ended or place.meaning in _ENDING
 
     def compare(self, place: Place, path: Path, expected: Any, actual: Any) -> None:
-        """Compare two frozen values; the bytes of arrays are compared when they are settled."""
+        """Compare two values, live or frozen; the bytes of arrays are compared when settled."""
         kind = type(expected)
         if kind is not type(actual):
-            same = kind not in _FROZEN and same_scalar(expected, actual)
-        elif kind is Snapshot:
-            same = expected.shape == actual.shape and expected.dtype == actual.dtype
-            pair = expected, actual
-            # One array may be seen in several fields: `keys`, `state`, the result.
-            if same and pair not in self._paired:
-                self._paired.add(pair)
-                self._pairs.append((place, path, expected, actual))
-        elif kind is Sequenced:
-            same = expected.kind is actual.kind and len(expected.items) == len(actual.items)
-            if same:
-                items = zip(expected.items, actual.items, strict=True)
-                for index, (one, other) in enumerate(items):
-                    if one is not other:
-                        self.compare(place, (*path, index), one, other)
+            same = not isinstance(expected, _NO_SCALARS) and same_scalar(expected, actual)
+        elif kind is mx.array:
+            same = self._compare_arrays(place, path, expected, actual)
+        elif isinstance(expected, _CONTAINERS):
+            same = self._compare_items(place, path, expected, actual)
         elif kind is int:
             same = expected == actual
         elif kind is Raised:
             same = same_error(expected, actual, self._errors)
+        elif kind is Snapshot:
+            same = self._compare_snapshots(place, path, expected, actual)
         else:
             same = same_scalar(expected, actual)
         if not same:
-            self.add(place, path, expected, actual)
+            self.add(place, path, freeze(expected, self._mode), freeze(actual, self._mode))
+
+    def _compare_arrays(
+        self, place: Place, path: Path, expected: mx.array, actual: mx.array
+    ) -> bool:
+        """Tell whether shape and dtype are the same; the bytes are yet to be compared."""
+        ids = id(expected), id(actual)
+        if ids in self._met:
+            return True
+        shape, dtype = expected.shape, expected.dtype
+        if shape != actual.shape or dtype != actual.dtype:
+            return False
+        self._met[ids] = expected, actual
+        if self._mode == "value":
+            expected, actual = expected[...], actual[...]
+        one = self.contents[ids[0]] = Snapshot(expected, dtype, shape)
+        self._pairs.append((place, path, one, actual))
+        return True
+
+    def _compare_snapshots(
+        self, place: Place, path: Path, expected: Snapshot, actual: Snapshot
+    ) -> bool:
+        if expected.shape != actual.shape or expected.dtype != actual.dtype:
+            return False
+        if expected.failed or actual.failed:
+            return expected.failed == actual.failed
+        self._pairs.append((place, path, expected, actual.array()))
+        return True
+
+    def _compare_items(self, place: Place, path: Path, expected: Any, actual: Any) -> bool:
+        """Tell whether two containers are as long; what is in them is compared."""
+        if isinstance(expected, Sequenced):
+            if expected.kind is not actual.kind:
+                return False
+            expected, actual = expected.items, actual.items
+        if len(expected) != len(actual):
+            return False
+        if isinstance(expected, dict):
+            expected, actual = expected.items(), actual.items()
+        for index, (one, other) in enumerate(zip(expected, actual, strict=True)):
+            if one is not other:
+                self.compare(place, (*path, index), one, other)
+        return True
+
+    def end_step(self) -> None:
+        """Let go of the live arrays; in in-place mode take and compare their bytes first."""
+        self._met.clear()
+        if self._mode == "in-place":
+            self.settle()
+            new = self._found[self._settled :]
+            expected = snapshots_in(*(finding.expected for finding in new))
+            ours = settle([*self.contents.values(), *expected])
+            theirs = settle(snapshots_in(*(finding.actual for finding in new)))
+            self.ended |= bool(ours or theirs)
+            self._settled = len(self._found)
 
     def settle(self) -> None:
-        """Take the bytes of all arrays that wait for it, and compare them."""
-        settle(expected for _, _, expected, _ in self._pairs)
-        settle(actual for *_, actual in self._pairs)
-        for place, path, expected, actual in self._pairs:
-            if (expected.data, expected.failed) != (actual.data, actual.failed):
-                self.add(place, path, expected, actual)
-        self._pairs.clear()
-        self._paired.clear()
+        """Evaluate the arrays that wait for it, each side by itself, and compare their bytes."""
+        ours = evaluate([one.handle for _, _, one, _ in self._pairs])
+        theirs = evaluate([other for _, _, _, other in self._pairs])
+        self.ended |= bool(ours or theirs)
+        self._pairs.reverse()
+        while self._pairs:
+            # One by one, for the bytes of all steps together would not fit a processor's cache.
+            place, path, one, other = self._pairs.pop()
+            one.settle(ours)
+            data = b"" if theirs else bytes_of(other)
+            if one.data != data or ours != theirs:
+                self.add(place, path, one, Snapshot(None, other.dtype, other.shape, data, theirs))
 
     def divergences(self, contract: str, log: dict[int, Logged]) -> Iterator[Divergence]:
         """Yield the divergences in order.
@@ -129,12 +203,27 @@ class Findings:
             if place.meaning == "aftermath" or (place.at, group) in told:
                 continue
             told.add((place.at, group))
-            settle((*snapshots_in(expected), *snapshots_in(actual)))
-            step, cache, operation, sizes, context = log[place.at]
-            name = place.meaning if place.meaning == "half changed" else field
-            signature = Signature(contract, cache, operation, name)
-            facts = facts_of(step, sizes, context)
-            yield Divergence(signature, place.at, field, expected, actual, facts)
+            settle(snapshots_in(expected, actual))
+            logged = log[place.at]
+            where = _relation(place.address, logged.step) + field
+            name = place.meaning if place.meaning == "half changed" else where
+            signature = Signature(contract, logged.cache, logged.operation, name)
+            facts = facts_of(logged.step, logged.sizes, logged.context)
+            yield Divergence(signature, place.at, where, expected, actual, facts)
+
+
+def _relation(address: str, step: AnyStep) -> str:
+    """Say what the cache at an address is to the one that the step was on."""
+    peers = operands(step)
+    own = [slot for slot in (getattr(step, "slot", ""), destination(step)) if slot]
+    if not address or address in own:
+        return ""
+    if any(address.startswith(f"{slot}.") for slot in own):
+        return "child: "
+    if any(slot.startswith(f"{address}.") for slot in own):
+        return "list: "
+    near = any(address == peer or address.startswith(f"{peer}.") for peer in peers)
+    return "peer: " if near else "other cache: "
 
 
 def _order(finding: Finding) -> tuple[int, int]:

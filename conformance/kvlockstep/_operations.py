@@ -111,32 +111,32 @@ OPERATIONS: dict[type[Step], Operation] = {
 }
 
 
+# The further caches that a step takes, or all of them where it has no slot of its own.
+_TAKEN: dict[type[Step], Callable[[Any], tuple[str, ...]]] = {
+    Construct: lambda _: (),
+    Transfer: lambda step: (step.slot, step.source),
+    Extend: lambda step: (step.slot, step.peer),
+    Merge: lambda step: (step.slot, *step.peers),
+    LruInsert: lambda step: (step.slot, *step.caches),
+    TrimPrompt: lambda step: step.slots,
+    CanTrimPrompt: lambda step: step.slots,
+}
+_TO = frozenset({Reload, Copy, Quantize, Extract, Merge})
+
+
 def operands(step: Step) -> tuple[str, ...]:
     """Return the addresses of the caches that `step` takes, its own slot first."""
-    match step:
-        case Transfer(slot=slot, source=other) | Extend(slot=slot, peer=other):
-            return slot, other
-        case Merge(slot=slot, peers=others) | LruInsert(slot=slot, caches=others):
-            return slot, *others
-        case TrimPrompt(slots=slots) | CanTrimPrompt(slots=slots):
-            return slots
-        case Construct():
-            return ()
-        case OnSlot(slot=slot):
-            return (slot,)
-        case _:
-            return ()
+    taken = _TAKEN.get(type(step))
+    if taken is not None:
+        return taken(step)
+    return (step.slot,) if isinstance(step, OnSlot) else ()
 
 
 def destination(step: Step) -> str | None:
     """Return the slot that `step` puts a new cache into, or None."""
-    match step:
-        case Construct(slot=slot):
-            return slot
-        case Reload(to=to) | Copy(to=to) | Quantize(to=to) | Extract(to=to) | Merge(to=to):
-            return to
-        case _:
-            return None
+    if type(step) in _TO:
+        return step.to  # type: ignore[attr-defined, no-any-return]
+    return step.slot if type(step) is Construct else None
 
 
 def present(step: AnyStep, there: Callable[[str], bool]) -> AnyStep | None:
@@ -145,18 +145,18 @@ def present(step: AnyStep, there: Callable[[str], bool]) -> AnyStep | None:
     None stands for a step that has nothing to act on: its own slot is empty, or the one that it
     cannot do without.
     """
+    if all(map(there, operands(step))):
+        return step
     match step:
-        case Construct():
-            return step
         case Transfer(source=other) | Extend(peer=other) if not there(other):
             return None
         case OnSlot(slot=slot) if not there(slot):
             return None
-        case Merge(peers=others) if not all(map(there, others)):
+        case Merge(peers=others):
             return replace(step, peers=tuple(filter(there, others)))
-        case LruInsert(caches=others) if not all(map(there, others)):
+        case LruInsert(caches=others):
             return replace(step, caches=tuple(filter(there, others)))
-        case TrimPrompt(slots=slots) | CanTrimPrompt(slots=slots) if not all(map(there, slots)):
+        case TrimPrompt(slots=slots) | CanTrimPrompt(slots=slots):
             return replace(step, slots=tuple(filter(there, slots)))
         case _:
             return step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -63,11 +63,12 @@ class Side:
             self.slots[f"{prefix}{number}"] = cache
 
 
-def walk(address: str, cache: Any) -> Iterator[tuple[str, Any]]:
-    """Yield a cache and all those inside it, each with its address."""
-    yield address, cache
+def walk(address: str, cache: Any) -> list[tuple[str, Any]]:
+    """Return a cache and all those inside it, each with its address."""
+    found = [(address, cache)]
     for number, child in enumerate(children_of(cache)):
-        yield from walk(f"{address}.{number}", child)
+        found += walk(f"{address}.{number}", child)
+    return found
 
 
 def build(recipe: AnyRecipe) -> mx.array:

@@ -6,7 +6,7 @@ would make false alarms.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -42,24 +42,24 @@ def sizes_of(cache: Any) -> Sizes:
     them unlike. What a cache does not have is 0, and so is what a failed operation left as no
     integer. Of a list of caches only `batch` is told.
     """
-    fields = vars(cache)
-    offset = _integer(fields.get("offset", fields.get("_size")))
-    position = offset - _integer(fields.get("start_position"))
-    if "_idx" in fields:
-        position = _integer(fields["_idx"])
-    if isinstance(fields.get("offset"), mx.array):
-        offset = _integer(fields.get("_offset", position))
-    capacity = _rows(fields.get("keys"))
+    get = vars(cache).get
+    keys = get("keys")
+    tokens = get("offset", get("_size"))
+    offset = _integer(tokens)
+    position = _integer(get("_idx", offset - _integer(get("start_position"))))
+    if isinstance(tokens, mx.array):
+        offset = _integer(get("_offset", position))
+    capacity = _rows(keys)
     return {
         "offset": offset,
         "position": position,
         "capacity": capacity,
-        "values_capacity": _rows(fields.get("values")),
+        "values_capacity": _rows(get("values")),
         "rows": max(0, min(position, capacity)),
         "room": capacity - position,
-        "window": _integer(fields.get("max_size", fields.get("chunk_size"))),
-        "keep": _integer(fields.get("keep")),
-        "groups": _groups(fields.get("keys")),
+        "window": _integer(get("max_size", get("chunk_size"))),
+        "keep": _integer(get("keep")),
+        "groups": _groups(keys),
         "step": _integer(getattr(cache, "step", 0)),
         "batch": min(_batches(cache), default=1),
     }
@@ -81,16 +81,20 @@ def slot_shapes_of(cache: Any) -> list[tuple[int, ...] | None]:
     return [slot.shape if isinstance(slot, mx.array) else None for slot in slots]
 
 
-def _batches(cache: Any) -> Iterator[int]:
-    """Yield the batch rows of each array of a cache and of its children."""
-    for child in children_of(cache):
-        yield from _batches(child)
-    fields = vars(cache)
+def _batches(cache: Any) -> list[int]:
+    """Return the batch rows of each array of a cache and of its children."""
+    batches = []
+    get = vars(cache).get
     for name in ("keys", "values", "offset", "left_padding", "lengths", "cache"):
-        value = fields.get(name)
-        for array in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(array, mx.array) and array.ndim:
-                yield array.shape[0]
+        value = get(name)
+        if isinstance(value, mx.array):
+            if value.ndim:
+                batches.append(value.shape[0])
+        elif isinstance(value, (list, tuple)):
+            batches += [one.shape[0] for one in value if isinstance(one, mx.array) and one.ndim]
+    for child in children_of(cache):
+        batches += _batches(child)
+    return batches
 
 
 def resolve(step: AnyStep, sizes: Sizes) -> AnyStep:

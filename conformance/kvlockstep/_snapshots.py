@@ -11,35 +11,37 @@ Bytes, never values: -0.0 equals 0.0, and NaN payloads vanish in a comparison of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from operator import attrgetter, methodcaller
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
+from msgspec import Struct
 
 from kvlockstep._trace import Mode
 
 _VOLATILE = re.compile(r"0x[0-9a-f]+|\b(?:\w+\.)+(?=[A-Z])")
 
 
-_PLAIN = frozenset({int, bool, float, str, type(None)})
-
-
-class Snapshot:
+class Snapshot(Struct, eq=False, gc=False):
     """An array as it was: `dtype`, `shape` and, once settled, its raw bytes in `data`.
 
     Where MLX could not evaluate it, or what was to be evaluated with it, the error is in `failed`.
     """
 
-    __slots__ = ("data", "dtype", "failed", "handle", "shape")
+    handle: mx.array | None
+    dtype: mx.Dtype
+    shape: tuple[int, ...]
+    data: bytes = b""
+    failed: str = ""
 
-    def __init__(self, handle: mx.array) -> None:
-        self.dtype = handle.dtype
-        self.shape: tuple[int, ...] = handle.shape
-        self.handle: mx.array | None = handle
-        self.data: bytes = b""
-        self.failed = ""
+    def settle(self, failed: str) -> None:
+        """Take the bytes of the array, evaluated unless that `failed`, and let go of it."""
+        if self.handle is not None:
+            self.data = b"" if failed else bytes_of(self.handle)
+            self.handle, self.failed = None, failed
 
     def array(self) -> mx.array:
         """Return a new array with this content."""
@@ -47,6 +49,11 @@ class Snapshot:
             return self.handle[...]
         flat = mx.array(np.frombuffer(self.data, np.uint8))
         return flat.view(self.dtype).reshape(self.shape)
+
+
+def bytes_of(array: mx.array) -> bytes:
+    """Return the raw bytes of an array."""
+    return bytes(memoryview(array))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,89 +73,77 @@ class Raised:
         return _VOLATILE.sub("", str(self.error))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class Sequenced:
     """A container and what was in it; the container's type is visible to callers."""
 
-    __match_args__ = ("kind", "items")
-    __slots__ = ("items", "kind")
-
-    def __init__(self, kind: type, items: list[Any]) -> None:
-        self.kind = kind
-        self.items = items
+    kind: type
+    items: list[Any]
 
 
-class Camera:
-    """Takes snapshots of one side during one step, one an array object."""
-
-    def __init__(self, mode: Mode) -> None:
-        self._lazy = mode == "value"
-        # The array is kept beside its snapshot: an id is only unique while its object lives.
-        self._taken: dict[int, tuple[mx.array, Snapshot]] = {}
-
-    def take(self, value: Any) -> Any:
-        """Return `value` frozen: arrays as snapshots, containers as `Sequenced`."""
-        kind = type(value)
-        if kind is mx.array:
-            known = self._taken.get(id(value))
-            if known is None:
-                snapshot = Snapshot(value[...] if self._lazy else value)
-                known = self._taken[id(value)] = value, snapshot
-            return known[1]
-        if isinstance(value, (tuple, list)):
-            take = self.take
-            items = [item if type(item) in _PLAIN else take(item) for item in value]
-            return Sequenced(kind, items)
-        if isinstance(value, dict):
-            return Sequenced(kind, [self.take((key, item)) for key, item in value.items()])
-        return value
-
-    def contents(self) -> dict[int, Snapshot]:
-        """Return the snapshots by the id of the array object that they were taken of."""
-        return {key: snapshot for key, (_, snapshot) in self._taken.items()}
-
-    def forget(self) -> None:
-        """Drop the handles on the live arrays, so that MLX may write into their buffers."""
-        self._taken.clear()
+def freeze(value: Any, mode: Mode) -> Any:
+    """Return `value` with its arrays as snapshots, and its containers as `Sequenced`."""
+    if type(value) is mx.array:
+        return Snapshot(value[...] if mode == "value" else value, value.dtype, value.shape)
+    if isinstance(value, (tuple, list)):
+        return Sequenced(type(value), [freeze(item, mode) for item in value])
+    if isinstance(value, dict):
+        return Sequenced(type(value), [freeze(pair, mode) for pair in value.items()])
+    return value
 
 
-def look(cache: Any, fields: Sequence[str], camera: Camera) -> list[Any]:
-    """Return the frozen values of `fields`; a name with `()` is called. Errors are values too."""
-    seen = []
-    for name in fields:
-        try:
-            value = getattr(cache, name[:-2])() if name[-1] == ")" else getattr(cache, name)
-        except Exception as error:
-            value = Raised(error.with_traceback(None))
-        seen.append(value if type(value) in _PLAIN else camera.take(value))
-    return seen
+class Field(NamedTuple):
+    """Something to see of a cache: an attribute, or with `()` in its name what a method returns.
+
+    `path` is its name as the start of a path; `is_derived` tells whether the cache stores it.
+    """
+
+    name: str
+    path: tuple[str]
+    read: Callable[[Any], Any]
+    is_derived: bool
 
 
-def snapshots_in(value: Any) -> Iterator[Snapshot]:
-    """Yield the snapshots in a frozen value."""
-    if isinstance(value, Snapshot):
-        yield value
-    elif isinstance(value, Sequenced):
-        for item in value.items:
-            yield from snapshots_in(item)
+def field_of(name: str, is_derived: bool) -> Field:
+    """Return the field with this name."""
+    read = methodcaller(name[:-2]) if name.endswith("()") else attrgetter(name)
+    return Field(name, (name,), read, is_derived)
 
 
-def settle(snapshots: Iterable[Snapshot]) -> bool:
-    """Evaluate all snapshots together and take their bytes; tell whether that could be done.
+def look(cache: Any, read: Callable[[Any], Any]) -> Any:
+    """Return what a field of a cache holds. An error is a value too."""
+    try:
+        return read(cache)
+    except Exception as error:
+        return Raised(error.with_traceback(None))
+
+
+def snapshots_in(*values: Any) -> Iterator[Snapshot]:
+    """Yield the snapshots in frozen values."""
+    for value in values:
+        if isinstance(value, Snapshot):
+            yield value
+        elif isinstance(value, Sequenced):
+            yield from snapshots_in(*value.items)
+
+
+def evaluate(arrays: list[mx.array | None]) -> str:
+    """Evaluate arrays together; return the error if that cannot be done.
 
     They are to be of one side. Where MLX cannot evaluate one of them it does not say which, and
     what it leaves in the others is undefined: all have the error, and the trace cannot go on.
     """
-    waiting = [
-        (snapshot, handle) for snapshot in snapshots if (handle := snapshot.handle) is not None
-    ]
-    failed = ""
     try:
-        mx.eval([handle for _, handle in waiting])
+        mx.eval(arrays)
     except Exception as error:
-        failed = f"{type(error).__name__}: {error}"
-    for snapshot, handle in waiting:
-        snapshot.handle = None
-        snapshot.failed = failed
-        if not failed:
-            snapshot.data = bytes(memoryview(handle))  # type: ignore[arg-type]
-    return not failed
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def settle(snapshots: Iterable[Snapshot]) -> str:
+    """Evaluate snapshots together and take their bytes; return the error as `evaluate` does."""
+    waiting = [snapshot for snapshot in snapshots if snapshot.handle is not None]
+    failed = evaluate([snapshot.handle for snapshot in waiting])
+    for snapshot in waiting:
+        snapshot.settle(failed)
+    return failed

@@ -26,11 +26,10 @@ def leaves_of(address: str, cache: Any, trimmed: Container[str]) -> list[tuple[s
     None for a cache that is no list. `trimmed` has the addresses of those last trimmed.
     """
     leaves = []
-    for below, leaf in walk(address, cache):
-        if below != address:
-            sizes = sizes_of(leaf)
-            state = state_of(leaf, sizes, below in trimmed)
-            leaves.append((f"{type(leaf).__name__}: {state}", sizes["batch"]))
+    for below, leaf in walk(address, cache)[1:]:
+        sizes = sizes_of(leaf)
+        state = state_of(leaf, sizes, below in trimmed)
+        leaves.append((f"{type(leaf).__name__}: {state}", sizes["batch"]))
     return leaves
 
 

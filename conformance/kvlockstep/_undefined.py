@@ -109,7 +109,8 @@ def zone_of(
     `releases` are those that the two sides follow; None, one that is not known, may be any.
     """
     for zone in ZONES:
-        known = not zone.releases or any(r is None or r in zone.releases for r in releases)
-        if known and type(step) in zone.operations and zone.holds(step, cache, sizes):
+        if type(step) not in zone.operations or not zone.holds(step, cache, sizes):
+            continue
+        if not zone.releases or any(r is None or r in zone.releases for r in releases):
             return zone
     return None

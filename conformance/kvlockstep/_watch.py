@@ -7,7 +7,7 @@ from typing import Any
 
 from kvlockstep._caches import CACHES
 from kvlockstep._divergence import Cell, Pair, Run
-from kvlockstep._facts import counts_of
+from kvlockstep._facts import Context, Seen, counts_of
 from kvlockstep._operations import destination
 from kvlockstep._prompt_steps import OnSequence, TrimPrompt
 from kvlockstep._side import Side, walk
@@ -40,35 +40,29 @@ class Watch:
         caches: Sequence[Any],
         sizes: Sizes,
         contents: Mapping[int, Snapshot],
-    ) -> dict[str, Any]:
+    ) -> Context:
         """Count the step, and return what the ledger may want to know of its caches."""
-        every = [sizes, *map(sizes_of, caches[1:])] if sizes else [*map(sizes_of, caches)]
-        found = zip(taken, caches, every, strict=True)
-        states = [state_of(cache, own, address in self._trimmed) for address, cache, own in found]
-        state = states[0] if states and isinstance(step, OnSlot) else "none"
+        seen: list[Seen] = []
+        for address, cache in zip(taken, caches, strict=True):
+            own = sizes if sizes and not seen else sizes_of(cache)
+            state = state_of(cache, own, address in self._trimmed)
+            leaves = leaves_of(address, cache, self._trimmed)
+            counts = counts_of(cache, contents)
+            kind = type(cache).__name__
+            seen.append(Seen(kind, own, state, slot_shapes_of(cache), leaves, counts))
+        state = seen[0].state if seen and isinstance(step, OnSlot) else "none"
         self._result.steps += 1
         self._result.cells[Cell(name, operation, state)] += 1
         if name in CACHES and operation in CACHES[name].peers:
-            for cache, other in zip(caches[1:], states[1:], strict=True):
+            for cache, other in zip(caches[1:], seen[1:], strict=True):
                 if type(cache) is type(caches[0]):
-                    self._result.pairs[Pair(name, operation, state, other)] += 1
-        pairs = zip(taken, caches, strict=True)
-        leaves = [leaves_of(address, cache, self._trimmed) for address, cache in pairs]
+                    self._result.pairs[Pair(name, operation, state, other.state)] += 1
         self._note_trims(step, taken)
-        peer = every[1] if len(every) > 1 else {}
-        context: dict[str, Any] = {f"peer_{size}": number for size, number in peer.items()}
-        context["sizes"] = every
-        context |= counts_of(caches, contents)
-        context["classes"] = [type(cache).__name__ for cache in caches]
-        context["states"] = states
-        context["slot_shapes"] = [slot_shapes_of(cache) for cache in caches]
-        context["leaves"] = [[name for name, _ in inside] for inside in leaves]
-        context["leaf_batches"] = [[batch for _, batch in inside] for inside in leaves]
-        if isinstance(step, OnSequence):
-            self._tokens |= {*step.tokens}
-            context["tokens_so_far"] = set(self._tokens)
-        context["trimmable"] = type(step) is Trim and _is_trimmable(caches[0])
-        return context
+        trimmable = type(step) is Trim and _is_trimmable(caches[0])
+        if not isinstance(step, OnSequence):
+            return Context(tuple(seen), trimmable)
+        self._tokens |= {*step.tokens}
+        return Context(tuple(seen), trimmable, frozenset(self._tokens))
 
     def _note_trims(self, step: AnyStep, taken: Sequence[str]) -> None:
         """Remember which caches were trimmed by their last change."""

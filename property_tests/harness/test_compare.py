@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from kvlockstep._compare import same_error, same_scalar
+from kvlockstep._facts import Context
 from kvlockstep._findings import Findings, Logged, Place
-from kvlockstep._snapshots import Camera, Raised, settle
+from kvlockstep._snapshots import Raised, freeze, settle
 from kvlockstep._steps import Fetch
 
 
 def differs(expected, actual, mode="value") -> bool:
     """Tell whether the harness sees a difference between two results."""
-    findings = Findings("type+message")
-    left, right = Camera(mode), Camera(mode)
-    place = Place(0, "result", "")
-    findings.compare(place, ("result",), left.take(expected), right.take(actual))
+    findings = Findings("type+message", mode)
+    findings.compare(Place(0, "result"), ("result",), expected, actual)
+    findings.end_step()
     findings.settle()
-    logged = {0: Logged(Fetch(), "KVCache", "fetch", {}, {})}
+    logged = {0: Logged(Fetch(), "KVCache", "fetch", {}, Context())}
     return bool(list(findings.divergences("0.32.2", logged)))
 
 
@@ -147,8 +147,7 @@ def test_snapshot_is_not_changed_by_later_writes():
     """What was taken stays as it was when the array is written to, evaluated or not."""
     for mode in ("value", "in-place"):
         array = mx.array([1.0, 2.0])
-        camera = Camera(mode)
-        snapshot = camera.take(array)
+        snapshot = freeze(array, mode)
         if mode == "in-place":
             settle([snapshot])
         array[0] = 9.0
@@ -162,7 +161,7 @@ def test_snapshot_is_not_changed_by_later_writes():
 def test_snapshot_gives_its_array_back():
     """An array made from a snapshot has its dtype, shape and bits."""
     array = of_bits(0x7FC00001, 0x80000000, 0x00000001, 0x3F800000).reshape(2, 2)
-    snapshot = Camera("value").take(array)
+    snapshot = freeze(array, "value")
     lazily = snapshot.array()
     settle([snapshot])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from itertools import islice
 
@@ -17,7 +18,8 @@ from kvlockstep._generate import generate
 from kvlockstep._operations import OPERATIONS
 from kvlockstep._prompt_steps import LruInsert, LruTrim, TrieSearch
 from kvlockstep._recipes import Bits, Rows
-from kvlockstep._search import search, seeded_bytes, trace_bytes
+from kvlockstep._search import _spell, search, seeded_bytes, trace_bytes
+from kvlockstep._source import HEAD_BYTES, STEP_BYTES, steps_in
 from kvlockstep._steps import (
     Construct,
     Extend,
@@ -227,6 +229,32 @@ def test_search_is_repeatable_and_ends(engine):
     assert visited(3, 30) == first[:30]
     assert visited(4, 60) != first
     assert len(set(first)) > 50
+
+
+def test_search_draws_traces_of_every_length():
+    """Whoever draws the bytes, short traces and long ones come in about equal numbers."""
+    for engine in ("hypothesis", "seeded"):
+        lengths: list[int] = []
+
+        def visit(data: bytes, lengths: list[int] = lengths) -> bool:
+            assert any(data)
+            lengths.append(steps_in(data))
+            return len(lengths) < 200
+
+        search(engine, 0, visit)
+        counts = Counter(lengths)
+        assert {min(counts), max(counts)} == {3, 64}
+        assert min(counts.values()) > 5
+
+
+def test_one_changed_word_changes_one_step():
+    """What Hypothesis draws stands for steps one by one, so that a part of it can be kept."""
+    words = bytes(range(40))
+    data = _spell(words)
+    changed = _spell(words[:21] + b"\xff" + words[22:])
+
+    assert len(data) == HEAD_BYTES + STEP_BYTES * 7
+    assert [i // STEP_BYTES for i in range(len(data)) if data[i] != changed[i]] == [5] * STEP_BYTES
 
 
 def test_hypothesis_search_goes_on_past_one_round():

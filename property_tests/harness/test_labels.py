@@ -9,13 +9,13 @@ from property_tests.harness.ports import update
 from kvlockstep._labels import Labels
 from kvlockstep._recipes import Bits, Literals, Rows
 from kvlockstep._side import build
-from kvlockstep._snapshots import Camera, settle
+from kvlockstep._snapshots import freeze, settle
 from kvlockstep._steps import SetItem, SetState, Trim, Update
 
 
 def label(labels: Labels, array: mx.array) -> str | None:
     """Return what `labels` says of an array."""
-    snapshot = Camera("value").take(array)
+    snapshot = freeze(array, "value")
     settle([snapshot])
     return labels.of(snapshot)
 
