@@ -17,10 +17,8 @@ import mlx.core as mx
 from kvlockstep._caches import CACHES
 
 _ATOMS = frozenset({mx.array, int, bool, float, str, type(None)})
-
-
-class _Plain:
-    """A class whose instances hold nothing but their `__dict__`, known by their size."""
+# The size of an object that holds nothing but its `__dict__`.
+_PLAIN = type("Plain", (), {}).__basicsize__
 
 
 class _Parts(NamedTuple):
@@ -84,7 +82,7 @@ def parts_of(cache: Any) -> list[Any] | None:
             continue
         if kind is list or kind is tuple:
             parts += part
-        elif kind.__name__ in CACHES and kind.__basicsize__ == _Plain.__basicsize__:
+        elif kind.__name__ in CACHES and kind.__basicsize__ == _PLAIN and hasattr(part, "__dict__"):
             parts += vars(part).values()
         else:
             return None
