@@ -30,7 +30,7 @@ from kvlockstep._steps import (
     Update,
 )
 from kvlockstep._targets import load_target
-from kvlockstep._trace import AnyStep, Mode, Trace
+from kvlockstep._trace import AnyStep, Look, Mode, Trace
 from mlxkv._backed import BackedCache
 
 Steps = Iterator[AnyStep]
@@ -187,12 +187,13 @@ def batch_of_rings_2k() -> Steps:
     yield update("m", 3, 11, batch=2, heads=2)
 
 
+@pytest.mark.parametrize("look", get_args(Look))
 @pytest.mark.parametrize("mode", get_args(Mode))
 @pytest.mark.parametrize("release", ["0.31.3", "0.32.2"])
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_lockstep(name: str, release: str, mode: Mode) -> None:
+def test_lockstep(name: str, release: str, mode: Mode, look: Look) -> None:
     """Nothing differs, and every step had something to act on."""
-    run_in_lockstep(release, Trace(steps=tuple(SCENARIOS[name]()), mode=mode))
+    run_in_lockstep(release, Trace(steps=tuple(SCENARIOS[name]()), mode=mode, look=look))
 
 
 @pytest.mark.parametrize("name", ["standard_32k", "standard_in_512s", "chunked_8192"])
@@ -202,7 +203,8 @@ def test_lockstep_with_the_length_announced(
 ) -> None:
     """Nor with a promise of as many tokens as a cache ever holds in these traces, or fewer."""
     monkeypatch.setattr(BackedCache, "_reserved", 33_000 if name == "standard_32k" else 4500)
-    run_in_lockstep(release, Trace(steps=tuple(SCENARIOS[name]()), mode="in-place"))
+    steps = tuple(SCENARIOS[name]())
+    run_in_lockstep(release, Trace(steps=steps, mode="in-place", look="last"))
 
 
 def run_in_lockstep(release: str, trace: Trace) -> None:

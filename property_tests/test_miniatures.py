@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from unittest import mock
 
@@ -68,7 +67,7 @@ LATER_COUNT = 25
 MANY = 1_000_000_000
 # The search ends when a trace of so few steps has shown the fault, or when so many traces have.
 SHORT = 20
-SHOWINGS = 2
+SHOWINGS = 4
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,10 @@ def hasty(miniature: Miniature) -> type[Tally]:
             return run
 
         def explain(self) -> None:
-            """Shrink the shortest trace that shows the fault."""
+            """Shrink the shortest trace that shows the fault, whatever else has shown it."""
             shown = filter(miniature.is_shown_by, self.shortest)
-            self.shortest = {signature: self.shortest[signature] for signature in islice(shown, 1)}
+            found = min(shown, key=lambda one: len(self.shortest[one].steps), default=None)
+            self.shortest = {} if found is None else {found: self.shortest[found]}
             super().explain()
 
     return Hasty

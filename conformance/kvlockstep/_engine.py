@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import msgspec
 
 import kvreference
 from kvlockstep._arrays import RecipeError
@@ -97,7 +98,12 @@ class Lockstep:
         Raises `RecipeError` or `TraceError` for a trace that cannot be run on either side.
         """
         with growth_step(trace.step_size, self.contract.module, self.target.module):
-            return _Course(self, trace).run()
+            run = _Course(self, trace).run()
+            if trace.look == "last" and run.divergences:
+                # Where looking shows the same or more, it tells in which step.
+                seen = _Course(self, msgspec.structs.replace(trace, look="always")).run()
+                return seen if seen.divergences else run
+            return run
 
 
 class _Course:
@@ -124,6 +130,8 @@ class _Course:
             self.result.log.append(self._step(index, step))
             if self.findings.ended:
                 break
+        else:
+            self._look_at_last()
         self.findings.settle()
         divergences = self.findings.divergences(self.contract.release, self.logged)
         self.result.divergences = list(divergences)
@@ -255,6 +263,10 @@ class _Course:
             self.stillness.forget()
         for slot, root in self.left.slots.items():
             twin = self.right.slots.get(slot)
+            if self.trace.look == "last":
+                for _, cache in walk(slot, root):
+                    self._note_contents(cache)
+                continue
             still = self.stillness.holds(slot, root, twin)
             self._look_into(Place(index, meaning, slot), root, twin, still)
             if not still and len(self.left.slots) > 1:
@@ -286,8 +298,21 @@ class _Course:
             place = Place(where.at, where.meaning, address)
             self._compare_fields(place, view.stored if still else view.fields, cache, other)
             if self.unseen:
-                for array in arrays_in(vars(cache).values()):
-                    self.findings.contents[id(array)] = freeze(array, self.trace.mode)
+                self._note_contents(cache)
+
+    def _look_at_last(self) -> None:
+        """Look at the caches of a trace that was not looked at on its way."""
+        if self.trace.look == "last" and self.logged:
+            where = max(self.logged)
+            for slot, root in self.left.slots.items():
+                place = Place(where, "stored", slot)
+                self._look_into(place, root, self.right.slots.get(slot), still=False)
+            self.findings.end_step()
+
+    def _note_contents(self, cache: Any) -> None:
+        """Note what the arrays of a reference's cache hold, for a step that has to be undone."""
+        for array in arrays_in(vars(cache).values()):
+            self.findings.contents[id(array)] = freeze(array, self.trace.mode)
 
     def _look_at_handles(self, index: int, meaning: Meaning) -> None:
         """Compare what is still held from earlier steps."""

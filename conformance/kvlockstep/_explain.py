@@ -130,6 +130,8 @@ def tell_trace(trace: Trace) -> str:
     """Return a trace in plain words, a numbered line a step."""
     lines = [f"{number:3}. {tell_step(step)}" for number, step in enumerate(trace.steps, 1)]
     settings = f"     growth step {trace.step_size}, {trace.mode} mode"
+    if trace.look == "last":
+        settings += ", caches looked at when the trace has ended"
     return "\n".join([*lines, settings])
 
 

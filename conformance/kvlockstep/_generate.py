@@ -16,7 +16,7 @@ from kvlockstep._operations import OPERATIONS
 from kvlockstep._source import HEAD_BYTES, Source
 from kvlockstep._steps import Argument, Construct, Made
 from kvlockstep._style import Style
-from kvlockstep._trace import AnyStep, Mode, Trace
+from kvlockstep._trace import AnyStep, Look, Mode, Trace
 from kvlockstep._write_functions import generate_functions
 from kvlockstep._writing import Writing, swarm, write_steps
 
@@ -38,7 +38,8 @@ def generate(data: bytes, contract: Contract, cache: str, mode: Mode) -> Trace:
     operations = begin(writing, cache, mode)
     steps: list[AnyStep] = list(writing.constructs.values())
     steps += write_steps(data, writing, operations, _WRITERS)
-    return Trace(steps=tuple(steps), step_size=step_size, mode=mode)
+    look: Look = "last" if source.one_in(4) else "always"
+    return Trace(steps=tuple(steps), step_size=step_size, mode=mode, look=look)
 
 
 def _offered(contract: Contract, cache: str, mode: Mode) -> list[str]:

@@ -12,7 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from kvlockstep._divergence import Run, Signature
-from kvlockstep._simpler import SIMPLER_TRACES, merged, simpler_steps, with_other_numbers
+from kvlockstep._simpler import (
+    SIMPLER_TRACES,
+    always_looking,
+    constructed,
+    merged,
+    simpler_steps,
+    with_other_numbers,
+)
 from kvlockstep._trace import Trace, is_valid
 
 _MAX_RUNS = 1500
@@ -61,6 +68,7 @@ def shrink(trace: Trace, signature: Signature, run: Callable[[Trace], Run]) -> T
 
 
 def _shrink(search: _Search) -> None:
+    search.accept(always_looking(search.best))
     before = None
     while before != search.best:
         before = search.best
@@ -70,6 +78,7 @@ def _shrink(search: _Search) -> None:
         for simpler in SIMPLER_TRACES:
             search.accept(simpler(search.best))
         _remove_steps(search)
+        _construct_directly(search)
         _simplify_steps(search)
         _remove_and_change(search)
 
@@ -108,6 +117,15 @@ def _merge_steps(search: _Search) -> None:
                 break
         else:
             index += 1
+
+
+def _construct_directly(search: _Search) -> None:
+    """Construct what is merged, where the caches that went into it do not matter."""
+    for index in range(len(search.best.steps)):
+        steps = search.best.steps
+        if index < len(steps) and (made := constructed(steps, index)) is not None:
+            search.accept(search.best.part([*steps[:index], made, *steps[index + 1 :]]))
+    _remove_steps(search)
 
 
 def _remove_and_change(search: _Search) -> None:

@@ -8,10 +8,14 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from kvlockstep._caches import CACHES
 from kvlockstep._recipes import AnyRecipe, Literals, Rows
 from kvlockstep._steps import (
     Construct,
+    Extend,
+    Made,
     Mask,
+    Merge,
     Quantize,
     SetItem,
     SetMetaState,
@@ -101,8 +105,31 @@ def simpler_steps(step: AnyStep) -> Iterator[AnyStep]:
                     yield replace(step, values=simpler)
         case SetState(state=state):
             yield from (replace(step, state=items) for items in _simpler_states(state))
+        case Extend(slot=slot, peer=peer):
+            yield from (replace(step, slot=one, peer=one) for one in (slot, peer) if slot != peer)
         case _:
             yield from _simpler_fields(step)
+
+
+def constructed(steps: Sequence[AnyStep], index: int) -> Construct | None:
+    """Return the construction of an empty batch like the one that a merge makes, if it is one."""
+    match steps[index]:
+        case Merge(slot=slot, peers=peers, to=to):
+            for step in steps[:index]:
+                if isinstance(step, Construct) and step.slot == slot:
+                    batch = _batch_of(step.made, 1 + len(peers))
+                    return Construct(
+                        slot=to, cache=batch.cache, args=batch.args, children=batch.children
+                    )
+    return None
+
+
+def _batch_of(made: Made, rows: int) -> Made:
+    """Return the batch class of a class, with its sizes, for so many rows without padding."""
+    if f"Batch{made.cache}" not in CACHES:
+        return replace(made, children=tuple(_batch_of(child, rows) for child in made.children))
+    sizes = {name: size for name, size in made.args.items() if name == "max_size"}
+    return Made(cache=f"Batch{made.cache}", args={**sizes, "left_padding": (0,) * rows})
 
 
 def _simpler_args(args: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -285,6 +312,11 @@ def _with_one_slot(trace: Trace) -> Trace:
     return trace.part([replace(s, slot="a") if hasattr(s, "slot") else s for s in steps])
 
 
+def always_looking(trace: Trace) -> Trace:
+    """The same trace with its caches looked at after every step."""
+    return replace(trace, look="always")
+
+
 def _with_step_size(size: int, simpler: tuple[int, ...] = ()) -> Callable[[Trace], Trace]:
     def change(trace: Trace) -> Trace:
         return trace if trace.step_size in simpler else replace(trace, step_size=size)
@@ -297,6 +329,7 @@ SIMPLER_TRACES: tuple[Callable[[Trace], Trace], ...] = (
     _with_step_size(2, (256,)),
     _with_step_size(1, (256, 2)),
     lambda trace: replace(trace, mode="value"),
+    always_looking,
     lambda trace: _map_recipes(trace, _of_rows),
     lambda trace: _map_recipes(trace, _of_dtype),
     lambda trace: _map_recipes(trace, _with_axis(0, 1)),

@@ -30,6 +30,7 @@ MAX_STEPS = 10_000
 
 AnyStep = AnyCacheStep | AnyPromptStep
 Mode = Literal["value", "in-place"]
+Look = Literal["always", "last"]
 
 
 class Trace(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -38,12 +39,16 @@ class Trace(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     `step_size` stands in for the classes' growth step of 256 on both sides, so that growth and
     wraps happen within a few tokens. `mode` says when arrays are evaluated: `value`, once at the
     end; `in-place`, after every step, when MLX may donate buffers and write into them.
-    `releases` names the contracts that the trace is meant for; empty means all.
+    `look` says when the target's caches are looked at: `always`, after every step, or `last`, when
+    the trace ends, so that nothing asks a cache for its buffers in between; results and handles are
+    compared at every step. `releases` names the contracts that the trace is meant for; empty means
+    all.
     """
 
     steps: Annotated[tuple[AnyStep, ...], Meta(max_length=MAX_STEPS)]
     step_size: Annotated[int, Meta(ge=1, le=MAX_DIMENSION)] = 256
     mode: Mode = "value"
+    look: Look = "always"
     releases: tuple[str, ...] = ()
     note: str = ""
     source: str = ""
