@@ -76,8 +76,9 @@ def tell_step(step: AnyStep) -> str:
             return f"{slot}: keys = mx.depends(keys, ...)"
         case Hold(slot=slot, what=what):
             return f"{slot}: keep a handle on the {what}"
-        case Reload(slot=slot, to=to):
-            return f"{to} = from_state({slot}'s state)"
+        case Reload(slot=slot, to=to, state=state, meta_state=meta):
+            told = f"{slot}'s state" if state is None else _tell_item(state)
+            return f"{to} = from_state({told}{'' if meta is None else f', {_tell_item(meta)}'})"
         case Copy(slot=slot, to=to):
             return f"{to} = deepcopy({slot})"
         case Quantize(slot=slot, to=to, group_size=group_size, bits=bits):

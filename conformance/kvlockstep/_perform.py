@@ -100,8 +100,12 @@ def hold(side: Side, step: Hold) -> None:
 
 def reload(side: Side, step: Reload) -> None:
     cache = side.at(step.slot)
-    meta = (cache.meta_state,) if hasattr(type(cache), "meta_state") else ()
-    side.slots[step.to] = type(cache).from_state(cache.state, *meta)
+    state = cache.state if step.state is None else _build_item(step.state, list)
+    meta = ()
+    if hasattr(type(cache), "meta_state"):
+        given = step.meta_state
+        meta = (cache.meta_state if given is None else _build_item(given, list),)
+    side.slots[step.to] = type(cache).from_state(state, *meta)
 
 
 def copy(side: Side, step: Copy) -> None:

@@ -17,6 +17,7 @@ from kvlockstep._steps import (
     Mask,
     Merge,
     Quantize,
+    Reload,
     SetItem,
     SetMetaState,
     SetState,
@@ -103,7 +104,7 @@ def simpler_steps(step: AnyStep) -> Iterator[AnyStep]:
                 for number in _simpler_numbers(_number_in(text)):
                     simpler = (*values[:index], str(number), *values[index + 1 :])
                     yield replace(step, values=simpler)
-        case SetState(state=state):
+        case SetState(state=state) | Reload(state=tuple(state)):
             yield from (replace(step, state=items) for items in _simpler_states(state))
         case Extend(slot=slot, peer=peer):
             yield from (replace(step, slot=one, peer=one) for one in (slot, peer) if slot != peer)

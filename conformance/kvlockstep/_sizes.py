@@ -19,6 +19,7 @@ from kvlockstep._steps import (
     Filter,
     Mask,
     Prepare,
+    Reload,
     SetItem,
     SetState,
     Trim,
@@ -109,6 +110,8 @@ def resolve(step: AnyStep, sizes: Sizes) -> AnyStep:
         return replace(step, n=_evaluate(step.n, sizes))
     if isinstance(step, Mask) and isinstance(step.window, str):
         return replace(step, window=_evaluate(step.window, sizes))
+    if isinstance(step, Reload) and step.state is not None:
+        return replace(step, state=_resolve_item(step.state, sizes))
     if isinstance(step, SetState):
         return replace(step, state=_resolve_item(step.state, sizes))
     if isinstance(step, SetItem) and step.value is not None:

@@ -26,6 +26,10 @@ Window = Annotated[int, Meta(ge=-16, le=MAX_DIMENSION)]
 # Batch rows that a trace can name one by one.
 MAX_ROWS = 16
 Paddings = Annotated[tuple[Count, ...], Meta(max_length=MAX_ROWS)]
+# A class's own `meta_state` of 0.31, or a list's: the names of its children, and theirs.
+_MetaLeaf = str | tuple[str, ...]
+_MetaInner = str | tuple[_MetaLeaf, ...]
+MetaItem = str | tuple[_MetaInner, ...]
 Argument = int | float | None | tuple[int, ...]
 Held = Literal["state", "result", "inputs", "copy"]
 
@@ -130,9 +134,15 @@ class Hold(OnSlot, frozen=True, tag="hold", kw_only=True):
 
 
 class Reload(OnSlot, frozen=True, tag="reload", kw_only=True):
-    """Put `type(cache).from_state(cache.state[, cache.meta_state])` into slot `to`."""
+    """Put `type(cache).from_state(cache.state[, cache.meta_state])` into slot `to`.
+
+    A `state` or `meta_state` that is given stands for the cache's own, lists all the way down, as a
+    file has it.
+    """
 
     to: Name = "a"
+    state: Annotated[tuple[StateItem, ...], Meta(max_length=12)] | None = None
+    meta_state: MetaItem | None = None
 
 
 class Copy(OnSlot, frozen=True, tag="copy", kw_only=True):

@@ -72,7 +72,8 @@ class Watch:
         elif isinstance(step, (Update, SetState, Transfer, Extend)):
             self._trimmed.discard(step.slot)
         if (slot := destination(step)) is not None:
-            same = isinstance(step, (Copy, Reload)) and taken[0] in self._trimmed
+            given = isinstance(step, Reload) and step.state is not None
+            same = isinstance(step, (Copy, Reload)) and not given and taken[0] in self._trimmed
             self._trimmed = {one for one in self._trimmed if one.partition(".")[0] != slot}
             if same:
                 self._trimmed.add(slot)

@@ -76,6 +76,11 @@ TOLD: dict[str, AnyStep] = {
     "a: keys = mx.depends(keys, ...)": Depends(),
     "a: keep a handle on the inputs": Hold(what="inputs"),
     "b = from_state(a's state)": Reload(to="b"),
+    "b = from_state((int32 [1], 3), (('KVCache'), ('')))": Reload(
+        to="b",
+        state=(Literals(shape=(1,), dtype="int32", values=(1,)), 3),
+        meta_state=(("KVCache",), ("",)),
+    ),
     "b = deepcopy(a)": Copy(),
     "a = a.to_quantized(group_size=32, bits=8)": Quantize(group_size=32, bits=8),
     "a: filter(indices=(0, 'batch-1'), as_list=True)": Filter(
