@@ -224,7 +224,7 @@ def main(rival: str, sample: int, cache: tuple[str, ...], workers: int) -> None:
     warnings.simplefilter("ignore")
     release = "0.32.2" if rival == "mlx-lm" else "0.31.3"
     settings = Settings(target=f"release:{release}", releases=(release,), caches=cache)
-    mutants = make_mutants(Plan(settings, sample=sample), origin(release), {})
+    mutants, _ = make_mutants(Plan(settings, sample=sample), origin(release), {})
     with tempfile.TemporaryDirectory() as folder:
         tests = fetch_tests(release, Path(folder)) if rival == "mlx-lm" else HERE
         intact = Trial(rival, release, None, tests)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from kvlockstep._error_words import is_word, spans_of_words
+
 # What a binary operator is replaced with; cosmic-ray has all the others too.
 _INVERSES = {
     "Add": "Sub", "Sub": "Add", "Mul": "FloorDiv", "Div": "Mul", "FloorDiv": "Mul",
@@ -54,6 +56,7 @@ class Mutant:
 
     `number` counts the mutants of one operator on one line. `content` names it by what it changes,
     for lists that outlive a line number: the function, the operator, and a digest of both lines.
+    `is_word` says that it only changes what an error says.
     """
 
     unit: Unit
@@ -64,6 +67,7 @@ class Mutant:
     after: str
     text: str
     content: str = ""
+    is_word: bool = False
 
     @property
     def id(self) -> str:
@@ -154,10 +158,11 @@ def _mutants_of(unit: Unit, every: bool) -> Iterator[Mutant]:
     shift = unit.first - (2 if source is not unit.text else 1)
     own = _shape(source)
     nodes = list(ast_nodes(get_ast(source)))
+    words = spans_of_words(source)
     numbers: Counter[tuple[int, str]] = Counter()
     for name, operator in operators(every).items():
         places = [place for node in nodes for place in operator().mutation_positions(node)]
-        for occurrence, (start, _) in enumerate(places):
+        for occurrence, (start, end) in enumerate(places):
             mutated = mutate_code(source, operator(), occurrence)
             line = start[0] + shift
             number = numbers[line, name]
@@ -166,7 +171,8 @@ def _mutants_of(unit: Unit, every: bool) -> Iterator[Mutant]:
                 continue
             before, after = _change(source, mutated)
             text = mutated.removeprefix(_WRAPPER) if source is not unit.text else mutated
-            yield Mutant(unit, line, name, number, before, after, text)
+            said = is_word(start, end, words)
+            yield Mutant(unit, line, name, number, before, after, text, is_word=said)
 
 
 def _shape(source: str) -> str | None:

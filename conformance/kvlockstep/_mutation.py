@@ -48,11 +48,16 @@ class Plan:
 
 @dataclass
 class Outcomes:
-    """What a run found: a verdict for each mutant, and what is wrong with the list."""
+    """What a run found: a verdict for each mutant, and what is wrong with the list.
+
+    `words` are the mutants left out because they only change what an error says, of a target that
+    promises no messages.
+    """
 
     plan: Plan
     releases: tuple[str, ...]
     mutants: int = 0
+    words: int = 0
     verdicts: list[tuple[Mutant, Verdict]] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     outside: dict[str, str] = field(default_factory=dict)
@@ -73,16 +78,25 @@ class Outcomes:
         return 1 if self.survivors or self.problems else 0
 
 
-def make_mutants(plan: Plan, origin: Origin, outside: dict[str, str]) -> list[Mutant]:
-    """Return the mutants of a plan: of the chosen caches, a sample of them if it says so."""
+def make_mutants(
+    plan: Plan, origin: Origin, outside: dict[str, str]
+) -> tuple[list[Mutant], list[Mutant]]:
+    """Return the mutants of a plan, and those of the words of errors that no promise is made of.
+
+    They are of the chosen caches; the first are a sample if the plan says so.
+    """
     units = [unit for unit in origin.units if unit.function not in outside]
     if chosen := plan.settings.caches:
         units = [unit for unit in units if _is_of(unit, chosen)]
     mutants = [one for one in mutants_of(units, plan.every) if plan.only in one.content]
+    words: list[Mutant] = []
+    if not any(one.errors == "type+message" for one in origin.targets.values()):
+        words = [one for one in mutants if one.is_word]
+        mutants = [one for one in mutants if not one.is_word]
     if plan.sample is not None and plan.sample < len(mutants):
         kept = set(random.Random(plan.settings.seed).sample(range(len(mutants)), plan.sample))
         mutants = [mutant for number, mutant in enumerate(mutants) if number in kept]
-    return mutants
+    return mutants, words
 
 
 def _is_of(unit: Unit, caches: tuple[str, ...]) -> bool:
@@ -106,8 +120,8 @@ def mutate(plan: Plan, tell: Callable[[str, int, int], None] = lambda *_: None) 
     for name in outcomes.outside.keys() - functions:
         outcomes.problems.append(f"listed as outside of the contract, but not there: {name}")
     tell("making mutants", 0, 1)
-    mutants = make_mutants(plan, origin, outcomes.outside)
-    outcomes.mutants = len(mutants)
+    mutants, words = make_mutants(plan, origin, outcomes.outside)
+    outcomes.mutants, outcomes.words = len(mutants), len(words)
     if not mutants:
         raise TargetError(f"target {settings.target!r}: there is nothing to mutate")
     # For a few mutants a few traces will do.

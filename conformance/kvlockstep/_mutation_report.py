@@ -24,6 +24,7 @@ _TOLD: dict[Outcome, str] = {
     "memory": "memory exhausted",
     "crash": "a crash",
 }
+_WORDS = "that only change what an error says, of which the target promises nothing"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def _text(runs: Sequence[Outcomes]) -> str:
         lines += [f"  {name:<22} {_counts(one)}" for name, one in rows]
         kinds = [f"{number} by {_TOLD[kind]}" for kind, number in whole.kinds.most_common()]
         lines.append(f"  killed: {', '.join(kinds) or 'none'}")
+        if run.words:
+            lines.append(f"  left out: {run.words} {_WORDS}")
         for mutant, verdict in run.verdicts:
             if verdict.killed and verdict.outcome in ("hang", "memory", "crash"):
                 lines.append(f"  {verdict.outcome}: {mutant.id}: {mutant.before} -> {mutant.after}")
@@ -145,6 +148,8 @@ def _markdown_of(run: Outcomes) -> list[str]:
     )
     kinds = [f"{number} by {_TOLD[kind]}" for kind, number in whole.kinds.most_common()]
     lines += [f"Killed: {', '.join(kinds) or 'none'}.", ""]
+    if run.words:
+        lines += [f"Left out: {run.words} {_WORDS}.", ""]
     lines += [
         "| class | mutants | killed | equivalent | survived | of the others | CPU s | steps |"
     ]
@@ -183,6 +188,7 @@ def _as_data(run: Outcomes) -> dict[str, Any]:
         "budget": run.plan.budget,
         "sample": run.plan.sample,
         "mutants": whole.mutants,
+        "words of errors": run.words,
         "killed": whole.killed,
         "killed by": dict(whole.kinds),
         "equivalent": whole.equivalent,

@@ -101,7 +101,7 @@ def hold(side: Side, step: Hold) -> None:
 def reload(side: Side, step: Reload) -> None:
     cache = side.at(step.slot)
     state = cache.state if step.state is None else _build_item(step.state, list)
-    meta = ()
+    meta: tuple[Any, ...] = ()
     if hasattr(type(cache), "meta_state"):
         given = step.meta_state
         meta = (cache.meta_state if given is None else _build_item(given, list),)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from kvlockstep._kill import Case, judge
 from kvlockstep._mutants import Mutant, mutants_of, units_of
+from kvlockstep._mutation import Plan, make_mutants
 from kvlockstep._origin import origin_of
 from kvlockstep._scout import keys_from
 from kvlockstep._settings import Settings
@@ -140,3 +143,48 @@ def test_a_mutant_of_the_port_is_killed() -> None:
     verdict = judge(case(one, "KVCache", "py:mlxkv", shrink=False))
 
     assert verdict.outcome == "divergence"
+
+
+WORDS = '''
+def look(one, n):
+    """1 + 1"""
+    most, seen, told = 2 + n, n + 1, n + 2
+    got = f"{n - 1} of {most + 1}"
+    if n > 4:
+        longer = got + "!"
+        raise ValueError(f"{n * 2}", longer, what=n // 3)
+    if seen:
+        raise one.refuse(told - 4)
+    raise one[n - 5]
+'''
+
+
+def test_the_words_of_an_error_are_known() -> None:
+    """What only the call in a `raise` reads is a word; conditions and what is raised are none."""
+    mutants = mutants_of([*units_of("m", "m.py", WORDS)])
+
+    assert {one.before for one in mutants if one.is_word and "Binary" in one.operator} == {
+        'got = f"{n - 1} of {most + 1}"',
+        'longer = got + "!"',
+        'raise ValueError(f"{n * 2}", longer, what=n // 3)',
+        "raise one.refuse(told - 4)",
+    }
+    assert {one.before for one in mutants if not one.is_word and "Binary" in one.operator} == {
+        "most, seen, told = 2 + n, n + 1, n + 2",
+        "raise one[n - 5]",
+    }
+    assert any(one.operator == "ReplaceComparisonOperator_Gt_Lt" for one in mutants)
+
+
+def test_words_are_left_out_where_no_message_is_promised() -> None:
+    """The messages of a target that promises them are mutated; a port's own are not."""
+    plan = Plan(Settings(target="py:mlxkv", releases=(RELEASE,), caches=("Rows", "TokenBuffer")))
+    port = origin_of("py:mlxkv", (RELEASE,))
+    promising = replace(port.targets[RELEASE], errors="type+message")
+    made, left_out = make_mutants(plan, port, {})
+    every, none = make_mutants(plan, replace(port, targets={RELEASE: promising}), {})
+
+    assert all(one.is_word for one in left_out)
+    assert len(left_out) > 5
+    assert not none
+    assert {one.id for one in every} == {one.id for one in (*made, *left_out)}
