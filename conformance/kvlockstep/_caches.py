@@ -124,7 +124,7 @@ _KINDS = (
     ),
     CacheKind(
         Made(cache="TokenBuffer"),
-        ("append_tokens", "copy"),
+        ("append_tokens", "copy", "hold"),
         ("empty", "spare", "full"),
         fed=False,
     ),

@@ -23,6 +23,9 @@ from kvlockstep._writing import Writing, swarm, write_steps
 _STEP_SIZES = (4, 2, 1, 3, 4, 8, 2, 5, 4, 1, 6, 4, 2, 3, 1, 256)
 _WEIGHTS = {"trim": 3, "front_trim": 3, "mask": 2, "hold": 2, "set_state": 2}
 _WRITERS = _write_one.WRITERS | _write_many.WRITERS | _write_prompts.WRITERS
+_WINDOWS = (4, 3, 5, 2, 8, 1, 6, 7, 0, 16, 4, 3)
+# Rings that grow by more than one step, and numbers that are not the same object where equal.
+_LARGE_WINDOWS = (300, 4, 257, 3, 600, 16)
 _LEFT_PADDINGS = ((0, 1), (1, 0), (0,), (2, 0, 1), (0, 0), (1, 2), (3,), (0, 0, 0))
 
 
@@ -241,7 +244,7 @@ def _construct(writing: Writing, slot: str, cache: str) -> Construct:
 def _arguments(source: Source, cache: str, style: Style) -> dict[str, Argument]:
     match cache:
         case "RotatingKVCache":
-            size = source.pick((4, 3, 5, 2, 8, 1, 6, 7, 0, 16, 4, 3))
+            size = source.pick(_LARGE_WINDOWS if style.large else _WINDOWS)
             keep = source.pick((0, 0, 0, 1, 1, 2, 3, size - 1, size, size + 1))
             return {"max_size": size} if keep == 0 else {"max_size": size, "keep": keep}
         case "ChunkedKVCache":
@@ -257,7 +260,7 @@ def _arguments(source: Source, cache: str, style: Style) -> dict[str, Argument]:
         case "BatchKVCache":
             return {"left_padding": source.pick(_LEFT_PADDINGS)}
         case "BatchRotatingKVCache":
-            size = 4 if source.below(16) else source.pick((3, 8, 2, 0))
+            size = 4 if source.below(16) else source.pick((3, 8, 2, 300 if style.large else 0))
             return {"max_size": size, "left_padding": source.pick(_LEFT_PADDINGS)}
         case _:
             return {}

@@ -46,8 +46,14 @@ def _append_tokens(writing: Writing) -> Iterator[AnyStep]:
 
 
 def _tokens(source: Source) -> tuple[Token, ...]:
-    """Draw a sequence of at most six tokens, most often the start of a common one."""
-    if source.below(4):
+    """Draw a sequence of at most six tokens, most often the start of a common one.
+
+    One in four is of up to five zeros and ones: many of those part from each other.
+    """
+    kind = source.below(8)
+    if kind > 5:
+        return tuple(int(digit) for digit in bin(source.below(64))[3:])
+    if kind:
         tokens = list(source.pick(_PATHS)[: source.pick((3, 1, 2, 4, 5, 6, 3, 2, 0, 4))])
     else:
         tokens = [source.pick(_ALPHABET) for _ in range(source.pick((2, 1, 3, 4)))]
