@@ -6,14 +6,17 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import cycle
+from pathlib import Path
 from typing import Literal
 
 from kvlockstep._contained import HangError, no_longer_than
 from kvlockstep._contract import contract_of
 from kvlockstep._divergence import Divergence, Run
 from kvlockstep._engine import Lockstep
-from kvlockstep._ledger import LedgerError
+from kvlockstep._jobs import ledger_of
+from kvlockstep._ledger import Entry, LedgerError, judge_witness
 from kvlockstep._mutants import Mutant
 from kvlockstep._origin import origin_of
 from kvlockstep._scout import Key, keys_from, trace_of, undeclared
@@ -23,7 +26,7 @@ from kvlockstep._snapshots import Raised
 from kvlockstep._surface import compare_surfaces
 from kvlockstep._trace import Trace
 
-Outcome = Literal["divergence", "surface", "import", "hang", "memory", "crash", "survived"]
+Outcome = Literal["divergence", "witness", "surface", "import", "hang", "memory", "crash", "survived"]
 
 # Traces that a mutant is shown before its parameters are compared.
 _BEFORE_SURFACE = 24
@@ -119,9 +122,30 @@ def _search(case: Case, engines: dict[str, Lockstep], start: float) -> Verdict:
                 seconds, traces, steps, key.cache, str(found[0].signature),
                 len(small.steps) if small is not None else None, small,
             )  # fmt: skip
+        if (stale := _stale(key, run, case.settings)) is not None:
+            return Verdict("witness", seconds, traces, steps, key.cache, stale, len(trace.steps))
         if seconds > case.budget:
             break
     return Verdict("survived", time.process_time() - start, traces, steps)
+
+
+@lru_cache(maxsize=2)
+def _witnesses(settings: Settings) -> dict[str, Entry]:
+    """Return the ledger's entries by the files of their witnesses."""
+    ledger = ledger_of(settings)
+    folder = ledger.path.parent if ledger.path is not None else Path()
+    return {str(folder / entry.witness): entry for entry in ledger.entries}
+
+
+def _stale(key: Key, run: Run, settings: Settings) -> str | None:
+    """Return what is wrong with a run of a witness, as the gate has it; None for other traces.
+
+    A divergence that is meant must show: a target that does as the release does there is another.
+    """
+    entry = _witnesses(settings).get(key.file)
+    if entry is None or key.release not in entry.releases:
+        return None
+    return judge_witness(entry, key.release, run)
 
 
 def _keys(case: Case) -> Iterator[Key | None]:

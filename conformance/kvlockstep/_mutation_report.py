@@ -18,6 +18,7 @@ Format = Literal["text", "json", "markdown"]
 _SHARES = (0.5, 0.95, 0.99)
 _TOLD: dict[Outcome, str] = {
     "divergence": "a divergence",
+    "witness": "a witness of the ledger that no longer shows",
     "surface": "other parameters",
     "import": "a failing import",
     "hang": "a hang",

@@ -27,8 +27,9 @@ from kvlockstep._writing import Writer, Writing
 _APPENDED = (1, 1, 1, 2, 3, 4, 5, 0, 8)
 _MODELS: tuple[Model, ...] = ("m", "m", "m", "m", "n", None, 7)
 _ALPHABET: tuple[Token, ...] = (0, 1, 2, 1, 0, 1, 2, 3)
-# Equal but different, and the name under which the release keeps its values.
-_ODD: tuple[Token, ...] = (True, 1.0, False, 0.0, "__value__", "x", None, 2.0)
+# Equal but different, the name under which the release keeps its values, and integers of any sign
+# and size.
+_ODD: tuple[Token, ...] = (True, 1.0, False, 0.0, "__value__", "x", None, 2.0, -1, 1 << 31)
 # Sequences that share prefixes: the usual ones.
 _PATHS: tuple[tuple[Token, ...], ...] = (
     (1, 2, 3, 4, 5, 6), (1, 2, 3, 0, 1, 2), (1, 2, 3, 4, 0, 0), (2, 1, 0, 1, 2, 3),
@@ -57,7 +58,7 @@ def _tokens(source: Source) -> tuple[Token, ...]:
         tokens = list(source.pick(_PATHS)[: source.pick((3, 1, 2, 4, 5, 6, 3, 2, 0, 4))])
     else:
         tokens = [source.pick(_ALPHABET) for _ in range(source.pick((2, 1, 3, 4)))]
-    if tokens and source.one_in(10):
+    if tokens and source.one_in(8):
         tokens[source.below(len(tokens))] = source.pick(_ODD)
     return tuple(tokens)
 
