@@ -21,7 +21,7 @@ from kvlockstep._prompt_steps import (
     TrieSearch,
     TrimPrompt,
 )
-from kvlockstep._side import Side
+from kvlockstep._side import Side, build
 
 
 def make_prompt(side: Side, step: MakePrompt) -> int:
@@ -42,8 +42,11 @@ def trim_prompt(side: Side, step: TrimPrompt) -> Any:
 
 
 def append_tokens(side: Side, step: AppendTokens) -> Any:
-    tokens = [*step.tokens]
-    given = tokens if step.as_list else mx.array(tokens, mx.int32)
+    given: Any = [*step.tokens]
+    if step.array is not None:
+        given = build(step.array)
+    elif not step.as_list:
+        given = mx.array(given, mx.int32)
     side.returned = side.at(step.slot).update_and_fetch(given)
     return side.returned
 

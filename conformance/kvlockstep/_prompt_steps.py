@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from kvlockstep._recipes import Count
+from kvlockstep._recipes import AnyRecipe, Count
 from kvlockstep._steps import Addresses, OnSlot, Step
 
 Model = str | int | None
@@ -40,10 +40,11 @@ class TrimPrompt(Step, frozen=True, tag="trim_prompt_cache", kw_only=True):
 
 
 class AppendTokens(OnSlot, frozen=True, tag="append_tokens", kw_only=True):
-    """`update_and_fetch(tokens)` of a token buffer: an int32 array, or a list."""
+    """`update_and_fetch(tokens)` of a token buffer: an int32 array, a list, or the given `array`."""
 
-    tokens: Annotated[tuple[Count, ...], Meta(max_length=1024)]
+    tokens: Annotated[tuple[Count, ...], Meta(max_length=1024)] = ()
     as_list: bool = False
+    array: AnyRecipe | None = None
 
 
 class OnSequence(OnSlot, frozen=True, kw_only=True):
