@@ -26,7 +26,9 @@ from kvlockstep._snapshots import Raised
 from kvlockstep._surface import compare_surfaces
 from kvlockstep._trace import Trace
 
-Outcome = Literal["divergence", "witness", "surface", "import", "hang", "memory", "crash", "survived"]
+Outcome = Literal[
+    "divergence", "witness", "surface", "import", "hang", "memory", "crash", "survived"
+]
 
 # Traces that a mutant is shown before its parameters are compared.
 _BEFORE_SURFACE = 24

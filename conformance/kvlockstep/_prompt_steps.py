@@ -40,7 +40,7 @@ class TrimPrompt(Step, frozen=True, tag="trim_prompt_cache", kw_only=True):
 
 
 class AppendTokens(OnSlot, frozen=True, tag="append_tokens", kw_only=True):
-    """`update_and_fetch(tokens)` of a token buffer: an int32 array, a list, or the given `array`."""
+    """`update_and_fetch(tokens)` of a token buffer: an int32 array, a list, or the `array`."""
 
     tokens: Annotated[tuple[Count, ...], Meta(max_length=1024)] = ()
     as_list: bool = False
