@@ -123,7 +123,7 @@ def test_survivors_fail_unless_they_are_listed(how: Format) -> None:
     )[:2]
     plan = Plan(Settings(target="release:0.32.2"))
     verdicts = [(one, Verdict("divergence", 0.5, length=2)), (other, Verdict("survived"))]
-    run = Outcomes(plan, ("0.32.2",), 2, verdicts)
+    run = Outcomes(plan, ("0.32.2",), 2, verdicts=verdicts)
 
     assert run.exit_status == 1
     assert other.id in tell([run], how)
