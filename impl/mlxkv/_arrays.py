@@ -26,6 +26,7 @@ from mlxkv._errors import (
     StateError,
     UnsupportedError,
 )
+from mlxkv._words import join
 
 Slot = mx.array | None
 
@@ -50,38 +51,43 @@ class Rows:
 
     def take(self, array: mx.array) -> mx.array:
         """Those rows of an array, a new one. Raises `RowSelectionError`, `RowIndexError`."""
-        check_batched(self.cache, self.operation, array)
-        if isinstance(self.indices, slice):
-            try:
-                return array[self.indices]
-            except ValueError:
-                self._refuse()
+        if not isinstance(array, mx.array) or not array.ndim:
+            check_batched(self.cache, self.operation, array)
         if self.array is None:
+            if isinstance(self.indices, slice):
+                return self._cut(array)
             self._read()
         if self.bounds is not None:
-            self._check(array.shape[0], *self.bounds)
+            batch = array.shape[0]
+            low, high = self.bounds
+            if low < -batch or high >= batch:
+                got = str(high if high >= batch else low)
+                raise RowIndexError(self.cache, self.operation, f"rows of a batch of {batch}", got)
         return array[self.array]
+
+    def _cut(self, array: mx.array) -> mx.array:
+        try:
+            return array[self.indices]
+        except ValueError:
+            self._refuse()
 
     def _read(self) -> None:
         """Look at the indices once, when the first array needs them."""
         rows = self.indices
+        numbers: Any = rows
         try:
-            rows = mx.array(rows) if isinstance(rows, list) else rows
+            array = mx.array(rows) if isinstance(rows, list) else rows
         except (ValueError, TypeError, RuntimeError):
             self._refuse()
-        if not isinstance(rows, mx.array) or rows.ndim != 1:
-            self._refuse()
-        if not mx.issubdtype(rows.dtype, mx.integer):
-            self._refuse()
-        numbers: Any = rows.tolist()
+        if array is rows or set(map(type, rows)) != {int}:
+            if not isinstance(array, mx.array) or array.ndim != 1:
+                self._refuse()
+            if not mx.issubdtype(array.dtype, mx.integer):
+                self._refuse()
+            numbers = array.tolist()
         if numbers:
             self.bounds = min(numbers), max(numbers)
-        self.array = rows
-
-    def _check(self, batch: int, low: int, high: int) -> None:
-        if low < -batch or high >= batch:
-            got = str(high if high >= batch else low)
-            raise RowIndexError(self.cache, self.operation, f"rows of a batch of {batch}", got)
+        self.array = array
 
     def _refuse(self) -> NoReturn:
         expected = "integers in a list, a 1-D array or a slice"
@@ -258,20 +264,21 @@ class ArraysCache(Cache):
 
     def _join(self, first: Any, second: Any, batches: tuple[int, int]) -> Slot:
         """Both arrays end to end, zeros for the one that is None."""
-        if first is None and second is None:
-            return None
-        known = first if second is None else second
-        for array in (known, first):
-            if array is not None:
-                check_batched(self, "extend", array)
+        if second is None:
+            if first is None:
+                return None
+            check_batched(self, "extend", first)
+            second = mx.zeros((batches[1], *first.shape[1:]), first.dtype)
+            return join((first, second), 0)
+        check_batched(self, "extend", second)
         if first is None:
-            first = mx.zeros((batches[0], *known.shape[1:]), known.dtype)
-        elif second is None:
-            second = mx.zeros((batches[1], *known.shape[1:]), known.dtype)
-        elif first.shape[1:] != second.shape[1:]:
+            first = mx.zeros((batches[0], *second.shape[1:]), second.dtype)
+            return join((first, second), 0)
+        check_batched(self, "extend", first)
+        if first.shape[1:] != second.shape[1:]:
             expected = f"rows of shape {first.shape[1:]}"
             raise SlotShapeError(self, "extend", expected, str(second.shape[1:]))
-        return mx.concatenate([first, second])
+        return join((first, second), 0)
 
     def extract(self, idx: Any) -> ArraysCache:
         """A new cache with one row, views of the slots; it has no left_padding and no lengths.
@@ -381,12 +388,13 @@ def _stack(name: str, slot: int, rows: Iterable[Any]) -> mx.array:
     held = [row for row in rows if row is not None]
     if not held:
         raise MissingSlotError(name, "merge", f"an array in slot {slot} of some cache", "None")
+    check_batched(name, "merge", held[0])
+    shape = (1, *held[0].shape[1:])
     for row in held:
         check_batched(name, "merge", row)
-        if row.shape != (1, *held[0].shape[1:]):
-            expected = f"one row of shape {held[0].shape[1:]} in slot {slot}"
+        if row.shape != shape:
+            expected = f"one row of shape {shape[1:]} in slot {slot}"
             raise SlotShapeError(name, "merge", expected, str(row.shape))
     dtype = held[0].dtype
-    zeros = mx.zeros(held[0].shape, dtype)
-    batch = [zeros if row is None else row.astype(dtype) for row in rows]
-    return mx.concatenate(batch)
+    zeros = mx.zeros(shape, dtype)
+    return join([zeros if row is None else row.astype(dtype) for row in rows], 0)

@@ -14,7 +14,6 @@ from mlxkv._buffers import (
     Pair,
     alike,
     check_window,
-    concatenate,
     count_steps,
     fit,
     fuse,
@@ -22,6 +21,7 @@ from mlxkv._buffers import (
     measure,
 )
 from mlxkv._errors import NegativeSizeError, NotAnIntegerError
+from mlxkv._words import concatenate
 
 
 class Span(NamedTuple):

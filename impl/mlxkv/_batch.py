@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from mlxkv._base import PlainCache
+from mlxkv._batch_layout import Block, Layout, Span, clip, lay, width
 from mlxkv._batch_rows import Counts, read_counts, select_rows
-from mlxkv._buffers import UPDATE, Pair, Shape, concatenate
+from mlxkv._buffers import UPDATE, Shape
 from mlxkv._errors import (
     ArrayTypeError,
     BatchStateError,
     EmptyCacheError,
     NotEmptyError,
-    NothingError,
     PeerError,
     PendingPaddingError,
     RowIndexError,
@@ -23,16 +24,21 @@ from mlxkv._errors import (
     StateError,
 )
 from mlxkv._states import check_arrays
+from mlxkv._words import concatenate, join
 
 
 class Rows(NamedTuple):
-    """The rows of one batch, right-justified at column `idx`; no buffers while it is empty."""
+    """The rows of one batch, right-justified at column `idx`; no buffers while it is empty.
+
+    `spans` are the columns of the buffers in their order; None is as they are, spare ones too.
+    """
 
     keys: Any
     values: Any
     offset: mx.array
     left_padding: mx.array
     idx: int
+    spans: Sequence[Span] | None = None
 
 
 class BatchCache(PlainCache):
@@ -128,11 +134,10 @@ class BatchCache(PlainCache):
 
     def _check_alike(self, operation: str) -> None:
         """Raise unless all arrays have as many batch rows: mlx would read past the shorter."""
-        arrays = [self.left_padding, self.offset]
+        batches = [self.left_padding.shape[0], self.offset.shape[0]]
         if self.keys is not None:
-            arrays += [self.keys, self.values]
-        batches = [array.shape[0] for array in arrays]
-        if len(set(batches)) > 1:
+            batches += [self.keys.shape[0], self.values.shape[0]]
+        if batches.count(batches[0]) != len(batches):
             expected = "as many batch rows in left_padding, offset, keys and values"
             raise BatchStateError(self, operation, expected, ", ".join(map(str, batches)))
 
@@ -187,20 +192,21 @@ class BatchCache(PlainCache):
 
     def _check_settled(self, other: BatchCache) -> None:
         """Raise while right padding is pending in either: it would go to other rows, or be lost."""
-        for one, name in ((self, "the cache"), (other, "the peer")):
-            if one._pending() is not None:
-                got = f"right padding pending in {name}"
-                raise PendingPaddingError(self, "extend", "finalize() first", got)
+        pending = self._pending() is not None
+        if pending or other._pending() is not None:
+            got = f"right padding pending in {'the cache' if pending else 'the peer'}"
+            raise PendingPaddingError(self, "extend", "finalize() first", got)
 
     def _rows_of(self, operation: str) -> Rows:
         """The rows as they are; raises where cursor and buffers contradict each other."""
-        if self.keys is not None:
-            held = self.keys.shape[2]
-            if self.values.shape[2] != held or not 0 <= self._idx <= held:
+        keys, values, idx = self.keys, self.values, self._idx
+        if keys is not None:
+            held = keys.shape[2]
+            if values.shape[2] != held or not 0 <= idx <= held:
                 expected = "keys and values of one length, and _idx inside them"
-                got = f"keys {self.keys.shape}, values {self.values.shape}, _idx {self._idx}"
+                got = f"keys {keys.shape}, values {values.shape}, _idx {idx}"
                 raise BatchStateError(self, operation, expected, got)
-        return Rows(self.keys, self.values, self.offset, self.left_padding, self._idx)
+        return Rows(keys, values, self.offset, self.left_padding, idx)
 
     def _blank_dtype(self, filled: mx.Dtype) -> mx.Dtype:
         """The type of the rows that an empty side contributes to `extend`."""
@@ -211,28 +217,37 @@ class BatchCache(PlainCache):
 
         Spare columns stay, as many as the longer buffer has. dtypes promote. Raises `ShapeError`.
         """
-        sides = mine, other
-        offset = concatenate([side.offset for side in sides], 0)
-        filled = [side for side in sides if side.keys is not None]
+        offset = concatenate((mine.offset, other.offset), 0)
+        filled = [side for side in (mine, other) if side.keys is not None]
         if not filled:
-            left = concatenate([side.left_padding for side in sides], 0)
+            left = concatenate((mine.left_padding, other.left_padding), 0)
             return Rows(None, None, offset, left, self._idx)
         k_shape, v_shape = filled[-1].keys.shape, filled[-1].values.shape
-        for side in filled:
-            check_equal(self, "keys", side.keys.shape, k_shape)
-            check_equal(self, "values", side.values.shape, v_shape)
-        idx = max(side.idx for side in sides)
-        columns = max(side.keys.shape[2] for side in filled)
-        shifts = [idx - side.idx for side in sides]
-        blank = None
+        idx, columns, blank = max(mine.idx, other.idx), k_shape[2], None
         if len(filled) == 1:
             check_equal(self, "values", v_shape, (*k_shape[:3], v_shape[3]))
             blank = self._blank_dtype(filled[0].keys.dtype)
-        left = concatenate([c.left_padding + n for c, n in zip(sides, shifts, strict=True)], 0)
-        lengths = [side.offset.shape[0] for side in sides]
-        keys = _place([side.keys for side in sides], lengths, shifts, columns, blank)
-        values = _place([side.values for side in sides], lengths, shifts, columns, blank)
-        return Rows(keys, values, offset, left, idx)
+        else:
+            held = mine.keys.shape
+            check_equal(self, "keys", held, k_shape)
+            check_equal(self, "values", mine.values.shape, v_shape)
+            if mine.idx == other.idx and held[2] == columns and mine.spans is None:
+                left = concatenate((mine.left_padding, other.left_padding), 0)
+                keys = join((mine.keys, other.keys), 0)
+                return Rows(keys, join((mine.values, other.values), 0), offset, left, idx)
+            columns = max(columns, held[2])
+        lefts, k_blocks, v_blocks = [], [], []
+        for side in (mine, other):
+            shift, batch, spans = idx - side.idx, side.offset.shape[0], side.spans
+            lefts.append(side.left_padding + shift if shift else side.left_padding)
+            if spans is None:
+                spans = [] if side.keys is None else [(0, side.keys.shape[2])]
+            if shift + width(spans) > columns:
+                spans = clip(spans, columns - shift)
+            k_blocks.append(Block(side.keys, batch, shift, spans))
+            v_blocks.append(Block(side.values, batch, shift, spans))
+        keys, values = _lay(k_blocks, columns, blank), _lay(v_blocks, columns, blank)
+        return Rows(keys, values, offset, concatenate(lefts, 0), idx)
 
 
 def check_equal(cache: object, name: str, rows: Shape, held: Shape) -> None:
@@ -242,23 +257,13 @@ def check_equal(cache: object, name: str, rows: Shape, held: Shape) -> None:
         raise ShapeError(cache, "extend", expected, str(rows))
 
 
-def _place(
-    buffers: list[Any], lengths: list[int], shifts: list[int], columns: int, blank: mx.Dtype | None
-) -> mx.array:
-    """The buffers one after the other along the batch, each moved right, zeros around them."""
-    filled = [buffer for buffer in buffers if buffer is not None]
-    types = [buffer.dtype for buffer in filled] + ([] if blank is None else [blank])
-    dtype = mx.result_type(*types)
-    _, n_kv_heads, _, head_dim = filled[0].shape
-    joined = mx.zeros((sum(lengths), n_kv_heads, columns, head_dim), dtype)
-    start = 0
-    for buffer, length, shift in zip(buffers, lengths, shifts, strict=True):
-        if buffer is not None:
-            rows = min(buffer.shape[2], columns - shift)
-            window = (slice(start, start + length), slice(None), slice(shift, shift + rows))
-            joined[window] = buffer[:, :, :rows]
-        start += length
-    return joined
+def _lay(blocks: list[Block], columns: int, blank: mx.Dtype | None) -> mx.array:
+    """The blocks of one n_kv_heads and head_dim, zeros around them; dtypes promote."""
+    buffers = [block.buffer for block in blocks if block.buffer is not None]
+    types = [buffer.dtype for buffer in buffers] + ([] if blank is None else [blank])
+    _, n_kv_heads, _, head_dim = buffers[0].shape
+    batch, dtype = sum(block.batch for block in blocks), mx.result_type(*types)
+    return lay(blocks, Layout(batch, n_kv_heads, columns, head_dim, dtype))
 
 
 def check_state(cache: object, keys: Any, values: Any, offset: Any, left_padding: Any) -> int:
@@ -284,49 +289,3 @@ def check_state(cache: object, keys: Any, values: Any, offset: Any, left_padding
         expected = "as many batch rows in offset, left_padding, keys and values"
         raise StateError(cache, "state", expected, ", ".join(map(str, rows)))
     return columns
-
-
-def check_caches(name: str, caches: Any, family: type[PlainCache]) -> list[Any]:
-    """The caches to merge, as a list; raises unless there are some, all of the family."""
-    try:
-        every = list(caches)
-    except TypeError:
-        raise PeerError(name, "merge", "a list of caches", repr(caches)) from None
-    if not every:
-        raise NothingError(name, "merge", "at least one cache", "none")
-    for cache in every:
-        if not isinstance(cache, family):
-            raise PeerError.between(name, "merge", family, cache)
-    return every
-
-
-def stack(name: str, rows: list[Pair | None], lengths: list[int]) -> Pair:
-    """One row of a batch from the rows of each cache, right-justified, zeros before them: new.
-
-    n_kv_heads and the dtype of both are those of the keys, the most and the first; rows are cast,
-    and sizes of 1 broadcast. Raises `NothingError`, `ShapeError`.
-    """
-    filled = [pair for pair in rows if pair is not None]
-    if not filled:
-        raise NothingError(name, "merge", "stored keys and values", "none")
-    n_kv_heads = max(keys.shape[1] for keys, _ in filled)
-    dtype, columns = filled[0][0].dtype, max(lengths)
-    stacked = []
-    for part, kind in enumerate(("keys", "values")):
-        head_dim = max(pair[part].shape[3] for pair in filled)
-        batch = mx.zeros((len(rows), n_kv_heads, columns, head_dim), dtype)
-        for i, (pair, length) in enumerate(zip(rows, lengths, strict=True)):
-            if pair is not None:
-                held = (1, n_kv_heads, length, head_dim)
-                check_fit(name, kind, pair[part].shape, held)
-                batch[i : i + 1, :, columns - length :] = pair[part]
-        stacked.append(batch)
-    return stacked[0], stacked[1]
-
-
-def check_fit(name: str, kind: str, rows: Shape, held: Shape) -> None:
-    """Raise unless mlx writes all of these rows, and one to one but for the sizes of 1."""
-    tokens = rows[2] == held[2] or (held[2] == 0 and rows[2] == 1)
-    if not tokens or any(rows[axis] not in (1, held[axis]) for axis in (0, 1, 3)):
-        expected = f"{kind} that broadcast to {held}, with as many tokens"
-        raise ShapeError(name, "merge", expected, str(rows))

@@ -7,10 +7,13 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 
 from mlxkv._base import check_trim
-from mlxkv._batch import BatchCache, check_caches, stack
+from mlxkv._batch import BatchCache
+from mlxkv._batch_layout import PIECE, Block, Layout, compose, take_row
+from mlxkv._batch_merge import check_caches, stack, stored
 from mlxkv._batch_rows import Counts, roll_rows
-from mlxkv._buffers import Pair, append, first, measure
+from mlxkv._buffers import ALL, Pair, append, measure
 from mlxkv._errors import BatchStateError, PendingPaddingError, RowSelectionError
+from mlxkv._in_place import capacity_for
 from mlxkv._kv import KVCache
 from mlxkv._masks import create_causal_mask
 
@@ -39,16 +42,25 @@ class BatchKVCache(BatchCache):
         cast, until a growth promotes. Returns views of the first `_idx` columns. Raises as
         `Cache.update_and_fetch` and `StepError`.
         """
-        if self.keys is None:
+        k_buffer, v_buffer, prev = self.keys, self.values, self._idx
+        if 0 <= prev < capacity_for(k_buffer, v_buffer, keys, values):
+            window = (ALL, ALL, slice(prev, prev + 1))
+            k_buffer[window] = keys
+            v_buffer[window] = values
+            self._idx = stop = prev + 1
+            self._advance(1)
+            window = (ALL, ALL, slice(stop))
+            return k_buffer[window], v_buffer[window]
+        if k_buffer is None:
             self._check_batch(measure(self, keys, values)[0])
-        append(self, keys, values, self._idx)
+        append(self, keys, values, prev)
         tokens = keys.shape[2]
         self._idx += tokens
         self._advance(tokens)
         return self._fetch()
 
     def _fetch(self) -> Pair:
-        return first((self.keys, self.values), self._idx)
+        return self._first(self._idx)
 
     def _read_pending(self, lengths: Any, right: Counts) -> mx.array:  # noqa: ARG002
         return right[0]
@@ -107,9 +119,11 @@ class BatchKVCache(BatchCache):
             raise BatchStateError(self, "filter", expected, f"{self._idx} columns stored")
         offset, keys, values = self.offset[selected], self.keys, self.values
         if keys is not None:
-            keys, values = keys[selected], values[selected]
             if common:
-                keys, values = keys[:, :, common:], values[:, :, common:]
+                keys = _without(keys, (selected, rows), common)
+                values = _without(values, (selected, rows), common)
+            else:
+                keys, values = keys[selected], values[selected]
         if common:
             left -= common
         self.keys, self.values, self.offset, self.left_padding = keys, values, offset, left
@@ -125,7 +139,7 @@ class BatchKVCache(BatchCache):
         self._check_peer(other, BatchKVCache)
         self._check_settled(other)
         rows = self._join(self._rows_of("extend"), other._rows_of("extend"))
-        self.keys, self.values, self.offset, self.left_padding, self._idx = rows
+        self.keys, self.values, self.offset, self.left_padding, self._idx, _ = rows
 
     def extract(self, idx: int) -> KVCache:
         """A cache of one row, without its padding, in dense buffers of its own.
@@ -137,13 +151,14 @@ class BatchKVCache(BatchCache):
         if self._pending_of(idx):
             got = f"right padding pending in row {idx}"
             raise PendingPaddingError(self, "extract", "finalize() first", got)
-        padding = self.left_padding[idx].item()
+        paddings: Any = self.left_padding.tolist()
+        padding = paddings[idx]
         if padding < 0:
             raise BatchStateError(self, "extract", "left padding of at least 0", str(padding))
-        window = (slice(idx, idx + 1), slice(None), slice(padding, self._idx))
+        spans = [(padding, self._idx)]
         cache = self._single_class()
-        cache.keys = mx.contiguous(self.keys[window])
-        cache.values = mx.contiguous(self.values[window])
+        cache.keys = take_row(self.keys, idx, spans)
+        cache.values = take_row(self.values, idx, spans)
         cache.offset = cache.keys.shape[2]
         return cache
 
@@ -160,7 +175,7 @@ class BatchKVCache(BatchCache):
         columns = max(lengths)
         batch = cls([columns - length for length in lengths])
         if columns:
-            batch.keys, batch.values = stack(cls.__name__, [_rows(c) for c in every], lengths)
+            batch.keys, batch.values = stack(cls.__name__, [stored(c) for c in every], lengths)
             batch._idx = columns
             batch._advance(columns)
         return batch
@@ -169,6 +184,13 @@ class BatchKVCache(BatchCache):
         return self._idx
 
 
-def _rows(cache: KVCache) -> Pair | None:
-    """Views of the tokens of a cache, None where nothing was ever stored."""
-    return None if cache.keys is None else first((cache.keys, cache.values), cache.offset)
+def _without(buffer: mx.array, selected: Counts, columns: int) -> mx.array:
+    """Those batch rows of a buffer without its first columns: a view where that is the fastest."""
+    array, rows = selected
+    dense, (batch, n_kv_heads, capacity, head_dim) = None, buffer.shape
+    if buffer.nbytes >= PIECE * batch * n_kv_heads:
+        spans = [(columns, capacity)]
+        blocks = [Block(buffer[i : i + 1], 1, 0, spans) for i in (row % batch for row in rows)]
+        shape = len(rows), n_kv_heads, capacity - columns, head_dim
+        dense = compose(blocks, Layout(*shape, buffer.dtype))
+    return buffer[array][:, :, columns:] if dense is None else dense

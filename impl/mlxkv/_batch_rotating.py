@@ -7,7 +7,9 @@ from typing import Any, ClassVar, NoReturn, Self
 import mlx.core as mx
 
 from mlxkv._base import check_size, check_trim
-from mlxkv._batch import BatchCache, Rows, check_caches, stack
+from mlxkv._batch import BatchCache, Rows
+from mlxkv._batch_layout import Span, as_windows, take_row
+from mlxkv._batch_merge import check_caches, newest, stack
 from mlxkv._batch_rows import Counts, read_counts, roll_rows
 from mlxkv._buffers import (
     ALL,
@@ -15,7 +17,6 @@ from mlxkv._buffers import (
     Pair,
     Shape,
     check_window,
-    concatenate,
     explain_join,
     lengthen,
     measure,
@@ -28,8 +29,10 @@ from mlxkv._errors import (
     StepError,
     WindowError,
 )
+from mlxkv._in_place import capacity_for
 from mlxkv._masks import create_causal_mask
 from mlxkv._rotating import Ring, RotatingKVCache
+from mlxkv._words import splice
 
 
 class BatchRotatingKVCache(Ring, BatchCache):
@@ -65,6 +68,9 @@ class BatchRotatingKVCache(Ring, BatchCache):
         not that of time. Raises as `Cache.update_and_fetch`, `StepError` and `RingStateError`;
         `PendingPaddingError` for single tokens before `finalize`.
         """
+        fetched = self._overwrite(keys, values)
+        if fetched is not None:
+            return fetched
         if self._lengths is not None:
             self._check_prefill(keys)
         k_shape, v_shape = measure(self, keys, values)
@@ -84,6 +90,33 @@ class BatchRotatingKVCache(Ring, BatchCache):
             expected = "finalize() before single tokens"
             raise PendingPaddingError(self, UPDATE, expected, "right padding pending")
 
+    def _overwrite(self, keys: mx.array, values: mx.array) -> Pair | None:
+        """As in `RotatingKVCache`, for one token a row."""
+        k_buffer, v_buffer = self.keys, self.values
+        held = capacity_for(k_buffer, v_buffer, keys, values)
+        if not held or self._lengths is not None:
+            return None
+        prev, idx, max_size = self._offset, self._idx, self.max_size
+        if held != max_size:
+            if not prev < held < max_size:
+                return None
+        elif idx == held:
+            idx = 0
+            self.rotated = True
+        if not 0 <= idx < held:
+            return None
+        window = (ALL, ALL, slice(idx, idx + 1))
+        k_buffer[window] = keys
+        v_buffer[window] = values
+        self._offset, self._idx = prev + 1, idx + 1
+        if self.rotated:
+            self.left_padding -= 1
+        self._advance(1)
+        self.keys = k_buffer = mx.depends(k_buffer, (self.left_padding, self.offset))
+        if prev >= max_size:
+            return k_buffer, v_buffer
+        return self._first(prev + 1) if prev + 1 < held else self._fetch()
+
     def _write(self, keys: mx.array, values: mx.array, k_shape: Shape, v_shape: Shape) -> None:
         """Store one token a row in place, growing the buffers up to `max_size` first."""
         k_buffer, v_buffer, prev, idx = self.keys, self.values, self._offset, self._idx
@@ -95,7 +128,8 @@ class BatchRotatingKVCache(Ring, BatchCache):
         elif held > self.max_size:
             self._check_ring(UPDATE, held)
             leave = held - self.max_size
-            k_buffer, v_buffer = k_buffer[:, :, leave:], v_buffer[:, :, leave:]
+            newest = [(ALL, ALL, slice(leave, None))]
+            k_buffer, v_buffer = splice(k_buffer, newest), splice(v_buffer, newest)
             idx = self.max_size
         if idx == self.max_size:
             rotated, idx = True, 0
@@ -133,18 +167,20 @@ class BatchRotatingKVCache(Ring, BatchCache):
             held = self._rows_of(UPDATE)
             in_use = held.keys.shape[2] if self.rotated else held.idx
             leave = max(0, in_use - self.max_size + 1)
+            k_held, v_held = held.keys, held.values
             if self._check_pending(UPDATE) is None:
-                pairs = self._retain(held, leave)
+                spans = self._retain(held, leave)
             else:
                 roll = mx.maximum(0, self.offset - self._lengths)
-                k_parts, v_parts = zip(*self._retain(held, 0), strict=True)
-                k_held = roll_rows(concatenate(k_parts, 2), roll)
-                v_held = roll_rows(concatenate(v_parts, 2), roll)
-                pairs = [(k_held[:, :, leave:], v_held[:, :, leave:])]
+                windows = as_windows(self._retain(held, 0))
+                k_held = roll_rows(splice(k_held, windows), roll)
+                v_held = roll_rows(splice(v_held, windows), roll)
+                spans = [(leave, k_held.shape[2])]
             new = keys, values
+            windows = as_windows(spans)
             try:
-                keys = concatenate([*[pair[0] for pair in pairs], keys], 2)
-                values = concatenate([*[pair[1] for pair in pairs], values], 2)
+                keys = splice(k_held, windows, keys)
+                values = splice(v_held, windows, values)
             except ValueError:
                 explain_join(self, *new)
                 raise
@@ -164,25 +200,23 @@ class BatchRotatingKVCache(Ring, BatchCache):
         self.keys = mx.depends(keys, (self.left_padding, self.offset))
         self.values = values
 
-    def _retain(self, rows: Rows, leave: int) -> list[Pair]:
-        """Views of the columns in use, in temporal order, without the `leave` oldest."""
-        spans = [slice(leave, rows.idx)]
-        if self.rotated:
-            older = rows.keys.shape[2] - rows.idx
-            spans = [slice(rows.idx + leave, None), slice(max(0, leave - older), rows.idx)]
-        return [(rows.keys[:, :, span], rows.values[:, :, span]) for span in spans]
+    def _retain(self, rows: Rows, leave: int) -> list[Span]:
+        """The columns in use, in temporal order, without the `leave` oldest."""
+        idx = rows.idx
+        if not self.rotated:
+            return [(min(leave, idx), idx)]
+        held = rows.keys.shape[2]
+        older = held - idx
+        return [(min(idx + leave, held), held), (min(max(0, leave - older), idx), idx)]
 
     def _in_order(self, rows: Rows) -> Rows:
-        """The rows with the columns of a ring in temporal order: new arrays where it is rotated.
+        """The rows with the spans of a ring in temporal order.
 
-        Otherwise the spare columns stay, past `idx`.
+        Where it is not rotated the spare columns stay, past `idx`.
         """
         if not self.rotated:
             return rows
-        keys, values = zip(*self._retain(rows, 0), strict=True)
-        idx = rows.keys.shape[2]
-        ordered = concatenate(keys, 2), concatenate(values, 2)
-        return rows._replace(keys=ordered[0], values=ordered[1], idx=idx)
+        return rows._replace(spans=self._retain(rows, 0), idx=rows.keys.shape[2])
 
     def _read_pending(self, lengths: Any, right: Counts) -> mx.array:  # noqa: ARG002
         return read_counts(self, "prepare", "lengths", lengths, self._batch())[0]
@@ -280,6 +314,10 @@ class BatchRotatingKVCache(Ring, BatchCache):
         mine, theirs = self._rows_of("extend"), other._rows_of("extend")
         if reorder:
             mine, theirs = self._in_order(mine), other._in_order(theirs)
+            if other.rotated:
+                windows = as_windows(theirs.spans or ())
+                keys, values = splice(theirs.keys, windows), splice(theirs.values, windows)
+                theirs = theirs._replace(keys=keys, values=values, spans=None)
         elif self.rotated and not empty:
             columns = [0 if one.keys is None else one.keys.shape[2] for one in (mine, theirs)]
             if columns[0] != columns[1]:
@@ -290,9 +328,9 @@ class BatchRotatingKVCache(Ring, BatchCache):
                 self._contradict("extend", got)
         rows = self._join(mine, theirs)
         if reorder and other.rotated:
-            other.keys, other.values, _, _, other._idx = theirs
+            other.keys, other.values, _, _, other._idx, _ = theirs
             other.rotated = False
-        self.keys, self.values, self.offset, self.left_padding, self._idx = rows
+        self.keys, self.values, self.offset, self.left_padding, self._idx, _ = rows
         if not empty:
             self.rotated = self.rotated and not reorder
             self._offset = max(self._offset, other._offset)
@@ -305,19 +343,20 @@ class BatchRotatingKVCache(Ring, BatchCache):
         Source: 0.31.3 cache.py:1417-1433, 0.32.2 cache.py:1392-1408.
         """
         self._check_row(idx)
-        offset, padding = self.offset[idx].item(), self.left_padding[idx].item()
+        offsets: Any = self.offset.tolist()
+        paddings: Any = self.left_padding.tolist()
+        offset, padding = offsets[idx], paddings[idx]
         length = self._pending_of(idx)
         if length is not None and offset > length:
             got = f"right padding pending in row {idx}"
             raise PendingPaddingError(self, "extract", "finalize() first", got)
         if offset < 0:
             raise BatchStateError(self, "extract", "an offset of at least 0", str(offset))
-        row = slice(idx, idx + 1)
         rows = self._rows_of("extract")
-        rows = rows._replace(keys=rows.keys[row], values=rows.values[row])
-        keys, values = zip(*self._retain(rows, max(0, padding)), strict=True)
+        spans = self._retain(rows, max(0, padding))
         cache = self._single_class(self.max_size)
-        cache.keys, cache.values = join(keys), join(values)
+        cache.keys = take_row(rows.keys, idx, spans)
+        cache.values = take_row(rows.values, idx, spans)
         cache.offset, cache._idx = offset, cache.keys.shape[2]
         return cache
 
@@ -338,7 +377,7 @@ class BatchRotatingKVCache(Ring, BatchCache):
         columns = max(lengths)
         batch = cls(every[0].max_size, [columns - length for length in lengths])
         if columns:
-            batch.keys, batch.values = stack(cls.__name__, [_newest(c) for c in every], lengths)
+            batch.keys, batch.values = stack(cls.__name__, [newest(c) for c in every], lengths)
             batch.offset = mx.array([cache.offset for cache in every])
             batch._idx = batch._offset = columns
         return batch
@@ -359,20 +398,3 @@ class BatchRotatingKVCache(Ring, BatchCache):
 
     def _contradict(self, operation: str, got: str) -> NoReturn:
         raise RingStateError(self, operation, "_offset, _idx and buffers that agree", got)
-
-
-def join(parts: tuple[mx.array, ...]) -> mx.array:
-    """The parts one after the other along the sequence axis, in a dense buffer of its own."""
-    return mx.contiguous(parts[0]) if len(parts) == 1 else concatenate(parts, 2)
-
-
-def _newest(cache: RotatingKVCache) -> Pair | None:
-    """The rows of a cache that merge takes, in temporal order; None where nothing was stored."""
-    if cache.keys is None:
-        return None
-    keys, values = (
-        concatenate([buffer[w] for w in cache._retain(buffer.shape[2], 0, "merge")], 2)
-        for buffer in (cache.keys, cache.values)
-    )
-    last = slice(-cache.size(), None)  # all of them where the size is 0
-    return keys[:, :, last], values[:, :, last]

@@ -20,9 +20,7 @@ from mlxkv._errors import (
     ShapeError,
     StepError,
 )
-from mlxkv._words import Window as Window  # noqa: PLC0414
-from mlxkv._words import concatenate as concatenate  # noqa: PLC0414
-from mlxkv._words import join, splice
+from mlxkv._words import concatenate, join, splice
 
 Shape: TypeAlias = tuple[int, ...]
 Pair: TypeAlias = tuple[mx.array, mx.array]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlxkv._base import PlainCache
-from mlxkv._buffers import Pair, concatenate, explain_join, measure
+from mlxkv._buffers import Pair, explain_join, measure
+from mlxkv._words import MANY, concatenate, join
 
 
 class ConcatenateKVCache(PlainCache):
@@ -30,9 +31,10 @@ class ConcatenateKVCache(PlainCache):
             all_keys, all_values = keys, values
         else:
             try:
-                all_keys = concatenate((held, keys), 2)
-                all_values = concatenate((self.values, values), 2)
-            except (TypeError, ValueError):
+                append = concatenate if held.nbytes < MANY else join
+                all_keys = append((held, keys), 2)
+                all_values = append((self.values, values), 2)
+            except (AttributeError, TypeError, ValueError):
                 explain_join(self, keys, values)
                 raise
         rows = all_keys.shape[2]  # Looked at once each: this class is all dispatch.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NoReturn, Self
 import mlx.core as mx
 
 from mlxkv._arrays import Absent
-from mlxkv._base import Cache
+from mlxkv._base import Cache, PlainCache
 from mlxkv._errors import (
     CountError,
     ItemError,
@@ -18,6 +18,7 @@ from mlxkv._errors import (
     StateError,
     UnsupportedError,
 )
+from mlxkv._rotating import RotatingKVCache
 
 
 class AllOrNothing:
@@ -25,16 +26,20 @@ class AllOrNothing:
 
     It keeps each cache's fields, and the contents of its counts (arrays of rank 0 and 1), which
     are what an operation may change in place: a handle taken earlier sees the old ones again,
-    unless their shape or dtype has changed. Lists are followed down to their children.
+    unless their shape or dtype has changed. Lists are followed down to their children. An
+    operation that `rebinds`, which makes new counts in our own classes, needs no copies of theirs.
     """
 
-    def __init__(self, caches: Iterable[Any]) -> None:
+    def __init__(self, caches: Iterable[Any], *, rebinds: bool = False) -> None:
         self._fields: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._counts: list[tuple[dict[str, Any], str, mx.array]] = []
         every = list(caches)
         for cache in every:  # It grows by the children of those that have some.
             fields = getattr(cache, "__dict__", {})
             self._fields.append((fields, fields.copy()))
+            if rebinds and isinstance(cache, Cache):
+                every.extend(fields.get("caches", ()))
+                continue
             for name, field in fields.items():
                 if type(field) is mx.array:
                     if field.ndim < 2:
@@ -62,6 +67,57 @@ class AllOrNothing:
                 array[...] = contents
             else:
                 fields[name] = contents
+
+
+def trim_all(caches: Sequence[Any], n: Any) -> list[int]:
+    """Trim each cache by n; return how many tokens each forgot. All are trimmed, or none.
+
+    Raises what a child raises.
+    """
+    with AllOrNothing(caches):
+        return [cache.trim(n) for cache in caches]
+
+
+def count_down(caches: Sequence[Any], n: Any) -> list[int] | None:
+    """The same in less, where all that a trim does is to count down, and it cannot fail; else None.
+
+    That is so for the caches of one sequence, in lists too, as long as rings are not full.
+    """
+    leaves: list[Any] = []
+    trimmed = _plan(caches, n, leaves) if type(n) is int and n >= 0 else None
+    if trimmed is None or len(set(map(id, leaves))) < len(leaves):
+        return None
+    for cache in leaves:
+        offset = cache.offset
+        tokens = n if n < offset else offset
+        cache.offset = offset - tokens
+        if type(cache).trim is not PlainCache.trim:
+            cache._idx -= tokens
+    return trimmed
+
+
+def _plan(caches: Sequence[Any], n: int, leaves: list[Any]) -> list[int] | None:
+    """How many tokens each cache will forget, or None; `leaves` gets them, those of lists too."""
+    trimmed = []
+    for cache in caches:
+        trim = getattr(type(cache), "trim", None)
+        if trim is PlainCache.trim or trim is RotatingKVCache.trim:
+            offset = cache.offset
+            if type(offset) is not int:
+                return None
+            tokens = n if n < offset else offset
+            if trim is RotatingKVCache.trim and (offset >= cache.max_size or tokens > cache._idx):
+                return None
+            leaves.append(cache)
+        elif trim is CacheList.trim:
+            children = _plan(cache.caches, n, leaves)
+            if not children:
+                return None
+            tokens = children[-1]
+        else:
+            return None
+        trimmed.append(tokens)
+    return trimmed
 
 
 def find(owner: object, child: Any, operation: str) -> Any:
@@ -153,16 +209,17 @@ class CacheList(Cache):
 
         Raises `NothingError` without children, `UnsupportedError`, and what a child raises.
         """
-        check_trims(self)
-        trimmed = 0
-        with AllOrNothing(self.caches):
-            for child in self.caches:
-                trimmed = child.trim(n)
-        return trimmed
+        trimmed = count_down(self.caches, n)
+        if not trimmed:
+            check_trims(self)
+            trimmed = trim_all(self.caches, n)
+        return trimmed[-1]
 
     def filter(self, batch_indices: Any) -> None:
         """Keep those rows of each child. Raises what a child raises, `UnsupportedError`."""
-        self._ask_all("filter", batch_indices)
+        with AllOrNothing(self.caches, rebinds=True):
+            for child in self.caches:
+                find(self, child, "filter")(batch_indices)
 
     def extend(self, other: Any) -> None:
         """Extend each child by the other list's child in its place.
@@ -172,7 +229,7 @@ class CacheList(Cache):
         """
         both = self, other
         check_lists(self, "extend", both)
-        with AllOrNothing(both):
+        with AllOrNothing(both, rebinds=True):
             for child, peer in zip(self.caches, other.caches, strict=False):
                 find(self, child, "extend")(peer)
             check_counts(self, "extend", both)

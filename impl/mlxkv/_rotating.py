@@ -12,15 +12,15 @@ from mlxkv._buffers import (
     UPDATE,
     Pair,
     Shape,
-    Window,
     check_window,
-    concatenate,
     explain_join,
     lengthen,
     measure,
 )
 from mlxkv._errors import NotQuantizableError, NotTrimmableError, RingStateError, StepError
+from mlxkv._in_place import capacity_for
 from mlxkv._masks import Mask, create_causal_mask
+from mlxkv._words import Window, splice
 
 if TYPE_CHECKING:
     from mlxkv._batch_rotating import BatchRotatingKVCache
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def drop(buffer: mx.array, keep: int, count: int) -> mx.array:
     """A new array: the buffer without the `count` rows that follow the first `keep`."""
-    return concatenate((buffer[:, :, :keep], buffer[:, :, keep + count :]), 2)
+    return splice(buffer, [(ALL, ALL, slice(keep)), (ALL, ALL, slice(keep + count, None))])
 
 
 class Ring(PlainCache):
@@ -71,12 +71,41 @@ class RotatingKVCache(Ring):
         `Cache.update_and_fetch`, `StepError` and `RingStateError`; `LostWriteError` also where
         `keep` leaves the ring no row (`keep >= max_size`).
         """
+        fetched = self._overwrite(keys, values)
+        if fetched is not None:
+            return fetched
         k_shape, v_shape = measure(self, keys, values)
         if k_shape[2] == 1:
             self._write(keys, values, k_shape, v_shape)
             return self._fetch()
         self._append(keys, values)
         return self.keys, self.values
+
+    def _overwrite(self, keys: mx.array, values: mx.array) -> Pair | None:
+        """Store one token in place and fetch, where nothing grows, leaves or broadcasts; else None.
+
+        What most updates are, in the fewest steps. Nothing has changed where it is None: `_write`
+        does those, and says what is wrong with the others.
+        """
+        k_buffer, v_buffer = self.keys, self.values
+        held = capacity_for(k_buffer, v_buffer, keys, values)
+        if not held:
+            return None
+        offset, idx, max_size = self.offset, self._idx, self.max_size
+        if held != max_size:
+            if not offset < held < max_size:
+                return None
+        elif idx == held:
+            idx = self.keep
+        if not self.keep <= idx < held:
+            return None
+        window = (ALL, ALL, slice(idx, idx + 1))
+        k_buffer[window] = keys
+        v_buffer[window] = values
+        self.offset, self._idx = offset + 1, idx + 1
+        if offset >= max_size:
+            return k_buffer, v_buffer
+        return self._first(offset + 1) if offset + 1 < held else self._fetch()
 
     def _write(self, keys: mx.array, values: mx.array, k_shape: Shape, v_shape: Shape) -> None:
         """Store one token in place, growing the buffers up to `max_size` first."""
@@ -127,8 +156,8 @@ class RotatingKVCache(Ring):
             v_windows = k_windows if v_held == k_held else self._retain(v_held, excess)
             new = keys, values
             try:
-                keys = concatenate([*[self.keys[w] for w in k_windows], keys], 2)
-                values = concatenate([*[self.values[w] for w in v_windows], values], 2)
+                keys = splice(self.keys, k_windows, keys)
+                values = splice(self.values, v_windows, values)
             except ValueError:
                 explain_join(self, *new)
                 raise

@@ -6,8 +6,9 @@ from typing import Any, NoReturn
 
 import mlx.core as mx
 
-from mlxkv._buffers import UPDATE, concatenate
+from mlxkv._buffers import UPDATE
 from mlxkv._errors import StepError, TokensError
+from mlxkv._words import concatenate
 
 INTEGERS = frozenset(
     (

@@ -2,8 +2,8 @@
 
 On the CPU, MLX concatenates one element after the other: moving eight bytes at a time takes 1.3 to
 1.9 times less, and the bytes are the same. A view costs nothing where the array is dense, and a
-copy of it where it is not: so buffers are viewed first and cut then, and rows that may be a
-model's transposed ones are best no more than what they are joined to.
+copy of it where it is not: so buffers are viewed first and cut then. New rows may be a model's
+transposed ones: they are viewed where they are no more than what they are joined to.
 """
 
 from __future__ import annotations
@@ -21,57 +21,62 @@ concatenate = cast(Callable[[Sequence[mx.array], int], mx.array], mx.concatenate
 # The bytes of an array from which on the views cost less than they save.
 MANY = 1 << 16
 
-_WORD = mx.uint64
+WORD = mx.uint64
 # The elements of a word, where a row of whole words can be viewed as such.
-_ELEMENTS = {mx.float16: 4, mx.bfloat16: 4, mx.float32: 2}
+_ELEMENTS = {mx.float16: 4, mx.bfloat16: 4, mx.float32: 2, mx.uint32: 2}
 
 
 def join(parts: Sequence[mx.array], axis: int = 2) -> mx.array:
-    """The arrays one after the other along an axis but the last: a new array.
+    """The arrays one after the other along an axis that is not their last: a new array.
 
-    Each is (batch, n_kv_heads, tokens, head_dim). In words where all are of one dtype and one
-    head_dim; otherwise, and with the errors of, `mx.concatenate`: dtypes promote there.
+    In words where all are of one dtype and one head_dim, the size of the last axis; otherwise, and
+    with the errors of, `mx.concatenate`: dtypes promote there.
     """
     dtype = shared_words(parts)
     if dtype is None:
         return concatenate(parts, axis)
-    return concatenate([part.view(_WORD) for part in parts], axis).view(dtype)
+    return concatenate([part.view(WORD) for part in parts], axis).view(dtype)
 
 
 def splice(buffer: mx.array, windows: Sequence[Window], *rows: mx.array) -> mx.array:
-    """Those windows of a buffer, and then the rows, along the sequence axis: a new array.
+    """Those windows of a buffer, and then the rows, along the sequence axis: a dense array.
 
-    All as in `join`.
+    All as in `join`, in words where no rows are more than the buffer.
     """
     dtype = shared_words((buffer, *rows))
-    if dtype is None:
-        return concatenate([*[buffer[window] for window in windows], *rows], 2)
-    words = buffer.view(_WORD)
-    parts = [*[words[window] for window in windows], *[part.view(_WORD) for part in rows]]
-    return concatenate(parts, 2).view(dtype)
+    if dtype is None or any(part.nbytes > buffer.nbytes for part in rows):
+        dtype = None
+        parts = [*[buffer[window] for window in windows], *rows]
+    else:
+        words = buffer.view(WORD)
+        parts = [*[words[window] for window in windows], *[part.view(WORD) for part in rows]]
+    spliced = concatenate(parts, 2) if len(parts) > 1 else mx.contiguous(parts[0])
+    return spliced if dtype is None else spliced.view(dtype)
 
 
 def widen(rows: mx.array) -> mx.array:
-    """The rows as words, which they are whole numbers of (`shared_words`)."""
-    return rows.view(_WORD)
+    """A view of rows as words, which each of them is a whole number of (`shared_words`)."""
+    return rows.view(WORD)
 
 
 def shared_words(parts: Sequence[mx.array]) -> mx.Dtype | None:
     """The one dtype of arrays whose rows are to be moved as words; None where they are not.
 
-    They are alike in dtype and head_dim, of rank 4, and large enough together.
+    They are large enough together, and alike in dtype, rank and the size of the last axis.
     """
-    first = parts[0]
-    dtype = first.dtype
-    elements = _ELEMENTS.get(dtype)
-    if elements is None or first.ndim != 4:
-        return None
-    head_dim = first.shape[3]
-    if not head_dim or head_dim % elements:
-        return None
     size = 0
     for part in parts:
-        if part.dtype != dtype or part.ndim != 4 or part.shape[3] != head_dim:
-            return None
         size += part.nbytes
-    return dtype if size >= MANY else None
+    if size < MANY:
+        return None
+    dtype, rank = parts[0].dtype, parts[0].ndim
+    elements = _ELEMENTS.get(dtype)
+    if elements is None or rank < 2:
+        return None
+    width = parts[0].shape[-1]
+    if width % elements:
+        return None
+    for part in parts:
+        if part.dtype != dtype or part.ndim != rank or part.shape[-1] != width:
+            return None
+    return dtype
