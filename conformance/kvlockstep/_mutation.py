@@ -57,11 +57,11 @@ class Outcomes:
     plan: Plan
     releases: tuple[str, ...]
     mutants: int = 0
-    words: int = 0
     verdicts: list[tuple[Mutant, Verdict]] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     outside: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    words: int = 0
 
     @property
     def survivors(self) -> list[Mutant]:
