@@ -20,7 +20,7 @@ from mlxkv._errors import (
     ShapeError,
     StepError,
 )
-from mlxkv._words import concatenate, join, splice
+from mlxkv._words import join, splice
 
 Shape: TypeAlias = tuple[int, ...]
 Pair: TypeAlias = tuple[mx.array, mx.array]
@@ -105,7 +105,7 @@ def lengthen(
     if buffer is None:
         return zeros
     check_join(cache, name, buffer, shape)
-    return concatenate((buffer, zeros), 2)
+    return join((buffer, zeros))
 
 
 def append(cache: Stepped, keys: mx.array, values: mx.array, prev: int) -> None:

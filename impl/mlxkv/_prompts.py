@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlxkv._list import AllOrNothing, CacheList, check_trims
+from mlxkv._list import CacheList, check_trims, count_down, trim_all
 
 KEEP = 4
 
@@ -42,9 +42,10 @@ def trim_prompt_cache(cache: Sequence[Any], num_tokens: int) -> int:
     """
     if not len(cache) or not can_trim_prompt_cache(cache):
         return 0
-    for one in cache:
-        if isinstance(one, CacheList):
-            check_trims(one)
-    with AllOrNothing(cache):
-        trimmed: list[int] = [one.trim(num_tokens) for one in cache]
+    trimmed = count_down(cache, num_tokens)
+    if trimmed is None:
+        for one in cache:
+            if isinstance(one, CacheList):
+                check_trims(one)
+        trimmed = trim_all(cache, num_tokens)
     return trimmed[0]
