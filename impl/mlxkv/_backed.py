@@ -8,7 +8,7 @@ from weakref import ref
 
 import mlx.core as mx
 
-from mlxkv._base import PlainCache
+from mlxkv._base import PlainCache, check_size
 from mlxkv._buffers import (
     ALL,
     Pair,
@@ -18,9 +18,9 @@ from mlxkv._buffers import (
     fit,
     fuse,
     grow,
+    grown_rows,
     measure,
 )
-from mlxkv._errors import NegativeSizeError, NotAnIntegerError
 from mlxkv._words import concatenate
 
 
@@ -99,10 +99,7 @@ class BackedCache(PlainCache):
         withdraws it; it has an end when somebody asks for `keys`, `values` or `state` (to evaluate
         a cache there is `materialize`). Raises `NotAnIntegerError`, `NegativeSizeError`.
         """
-        if not isinstance(tokens, int):
-            raise NotAnIntegerError(self, "reserve", "an integer as tokens", repr(tokens))
-        if tokens < 0:
-            raise NegativeSizeError(self, "reserve", "at least 0 tokens", str(tokens))
+        check_size(self, "tokens", tokens, "reserve")
         self._reserved = tokens
 
     def empty(self) -> bool:
@@ -158,7 +155,7 @@ class BackedCache(PlainCache):
             pair = grow(self, buffers, (keys, values), prev, steps)
         else:
             held = 0 if k_buffer is None else self._rows_held()
-            capacity = (prev if prev % self.step else held) + steps
+            capacity = grown_rows(self, held, prev, steps)
             if span is not None and self._has_room(keys, values, first + stop, capacity):
                 self._lengthen(span, keys, values, prev, capacity)
                 return

@@ -17,12 +17,12 @@ _ARRAY = mx.array
 _SCALARS = frozenset({bool, str, type(None)})
 
 
-def check_size(cache: object, name: str, size: Any) -> None:
+def check_size(cache: object, name: str, size: Any, operation: str = "__init__") -> None:
     """Raise unless the size is an integer of at least 0."""
     if not isinstance(size, int):
-        raise NotAnIntegerError(cache, "__init__", f"an integer as {name}", repr(size))
+        raise NotAnIntegerError(cache, operation, f"an integer as {name}", repr(size))
     if size < 0:
-        raise NegativeSizeError(cache, "__init__", f"{name} of at least 0", str(size))
+        raise NegativeSizeError(cache, operation, f"{name} of at least 0", str(size))
 
 
 def check_trim(cache: object, n: Any) -> int:

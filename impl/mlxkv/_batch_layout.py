@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import mlx.core as mx
 
 from mlxkv._buffers import ALL
-from mlxkv._words import MANY, WORD, Window, concatenate, shared_words, widen
+from mlxkv._words import MANY, WORD, Window, concatenate, shared_words
 
 Span: TypeAlias = tuple[int, int]
 # A flat buffer, its first row and the one after the last; None for rows of zeros.
@@ -90,7 +90,7 @@ def _widened(blocks: Sequence[Block], layout: Layout) -> tuple[Sequence[Block], 
     buffers = [block.buffer for block in blocks if block.buffer is not None]
     if not buffers or shared_words(buffers) is None or not layout.alike(blocks):
         return blocks, layout
-    wide = [b if b.buffer is None else b._replace(buffer=widen(b.buffer)) for b in blocks]
+    wide = [b if b.buffer is None else b._replace(buffer=b.buffer.view(WORD)) for b in blocks]
     words = layout.head_dim * layout.dtype.size // WORD.size
     return wide, layout._replace(head_dim=words, dtype=WORD)
 
@@ -129,7 +129,7 @@ def take_row(buffer: mx.array, row: int, spans: Sequence[Span]) -> mx.array:
     if dtype is None:
         parts = [buffer[rows, :, first:stop] for first, stop in spans]
     else:
-        words = widen(buffer[rows])
+        words = buffer[rows].view(WORD)
         parts = [words[:, :, first:stop] for first, stop in spans]
     taken = mx.contiguous(parts[0]) if len(parts) == 1 else concatenate(parts, 2)
     return taken if dtype is None else taken.view(dtype)

@@ -121,7 +121,7 @@ def append(cache: Stepped, keys: mx.array, values: mx.array, prev: int) -> None:
         steps = count_steps(cache, cache.step, k_shape[2])
         if alike(k_buffer, v_buffer, keys, values, prev):
             held = 0 if k_buffer is None else k_buffer.shape[2]
-            rows = (prev if prev % cache.step else held) + steps
+            rows = grown_rows(cache, held, prev, steps)
             pair = fuse(k_buffer, keys, prev, rows), fuse(v_buffer, values, prev, rows)
         else:
             pair = grow(cache, (k_buffer, v_buffer), (keys, values), prev, steps)
@@ -132,6 +132,11 @@ def append(cache: Stepped, keys: mx.array, values: mx.array, prev: int) -> None:
     window = (ALL, ALL, slice(prev, stop))
     k_buffer[window] = keys
     v_buffer[window] = values
+
+
+def grown_rows(cache: Stepped, held: int, prev: int, steps: int) -> int:
+    """The rows of buffers of `held` rows, `prev` of them in use, after a growth by `steps`."""
+    return (prev if prev % cache.step else held) + steps
 
 
 def grow(cache: Stepped, buffers: tuple[Any, Any], rows: Pair, prev: int, steps: int) -> Pair:

@@ -54,11 +54,6 @@ def splice(buffer: mx.array, windows: Sequence[Window], *rows: mx.array) -> mx.a
     return spliced if dtype is None else spliced.view(dtype)
 
 
-def widen(rows: mx.array) -> mx.array:
-    """A view of rows as words, which each of them is a whole number of (`shared_words`)."""
-    return rows.view(WORD)
-
-
 def shared_words(parts: Sequence[mx.array]) -> mx.Dtype | None:
     """The one dtype of arrays whose rows are to be moved as words; None where they are not.
 

@@ -55,9 +55,8 @@ def test_all_is_read_at_level_state():
     assert reads(*TWO, update(1), update(1), level="state") == [2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_stored_field_of_a_cache_left_alone_is_seen_at_once(mode):
-    """A port whose caches change each other behind the scenes is found in that very step."""
+def meddling(change):
+    """Return a KVCache whose trim changes every other one there is."""
 
     class KVCache(KV):
         every: ClassVar[list[KV]] = []
@@ -69,10 +68,20 @@ def test_stored_field_of_a_cache_left_alone_is_seen_at_once(mode):
         def trim(self, n):
             for cache in self.every:
                 if cache is not self:
-                    cache.offset += 1
+                    change(cache)
             return super().trim(n)
 
-    run = lockstep_with(KVCache, level="buffer").run(
+    return KVCache
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stored_field_of_a_cache_left_alone_is_seen_at_once(mode):
+    """A port whose caches change each other behind the scenes is found in that very step."""
+
+    def move(cache):
+        cache.offset += 1
+
+    run = lockstep_with(meddling(move), level="buffer").run(
         trace_of(*TWO, Fetch(), Trim(n=1), Fetch(), mode=mode)
     )
 
@@ -83,20 +92,10 @@ def test_stored_field_of_a_cache_left_alone_is_seen_at_once(mode):
 def test_array_of_a_cache_left_alone_that_is_written_to_is_seen_at_once(mode):
     """A port that writes into another cache's buffer is found in that very step."""
 
-    class KVCache(KV):
-        every: ClassVar[list[KV]] = []
+    def overwrite(cache):
+        cache.keys[..., :1, :] = 77
 
-        def __init__(self):
-            super().__init__()
-            self.every.append(self)
-
-        def trim(self, n):
-            for cache in self.every:
-                if cache is not self:
-                    cache.keys[..., :1, :] = 77
-            return super().trim(n)
-
-    run = lockstep_with(KVCache, level="buffer").run(
+    run = lockstep_with(meddling(overwrite), level="buffer").run(
         trace_of(*TWO, Fetch(), Trim(n=1), Fetch(), mode=mode)
     )
 
