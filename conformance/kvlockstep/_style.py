@@ -14,6 +14,8 @@ _FLOATS: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
 _HEAD_DIMS = (1, 2, 4, 3, 8, 5)
 # What can be quantized, in groups of 32, 64 or 128.
 _WIDE_HEAD_DIMS = (32, 64, 32, 64, 32, 32, 64, 32, 32, 64, 32, 64, 32, 128, 96, 256)
+# With these a large buffer is of the size where ports move rows in other ways: 64 KiB and more.
+_BROAD_HEAD_DIMS = (64, 128, 64, 66)
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Style:
         wide = cache == "QuantizedKVCache" or (cache == "KVCache" and source.one_in(8))
         if wide:
             dims = _WIDE_HEAD_DIMS[: 2 if large else 16]
+        elif large and source.one_in(8):
+            dims = _BROAD_HEAD_DIMS
         # The larger the rows or the buffers, the fewer of them.
         lanes = (1, 1, 1, 2) if large or wide else (1, 1, 2, 3)
         k_head_dim = source.pick(dims)
