@@ -58,7 +58,7 @@ def _targets(pairs: list[Bench], workers: list[Bench]) -> Table:
     rates = [
         (median(bench["extra_info"]["rates"]["two"]), f"drawn by {bench['params']['engine']}")
         for bench in workers
-        if bench["params"]["mode"] == "value"
+        if bench["params"]["mode"] == "value" and _name(bench) != "operations"
     ]
     least = f"{HARNESS_STEPS:,} steps/s"
     rows += _judge("the harness, two workers, value mode", HARNESS_STEPS, least, rates)

@@ -8,15 +8,20 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
+import mlx.core as mx
+
 from kvlockstep._caches import CACHES, FUNCTIONS
 from kvlockstep._contract import contract_of
 from kvlockstep._engine import Lockstep
 from kvlockstep._gate import use_device
 from kvlockstep._generate import generate
-from kvlockstep._search import Engine, search
+from kvlockstep._memento import arrays_in
+from kvlockstep._operations import OPERATIONS
+from kvlockstep._search import Engine, search, seeded_bytes
 from kvlockstep._settings import Settings
+from kvlockstep._side import Side, walk
 from kvlockstep._targets import load_target
-from kvlockstep._trace import Mode
+from kvlockstep._trace import AnyStep, Mode
 
 RELEASE = "0.32.2"
 
@@ -66,6 +71,52 @@ def run_steps(settings: Settings, kind: str, mode: Mode, least: int, engine: Eng
 def run_all(settings: Settings, mode: Mode, least: int, engine: Engine) -> int:
     """Run as many steps of each cache and of the functions; return how many they were."""
     return sum(run_steps(settings, kind, mode, least, engine) for kind in (*CACHES, FUNCTIONS))
+
+
+@cache
+def recorded(settings: Settings, mode: Mode, least: int) -> list[list[AnyStep]]:
+    """The steps of seeded traces as they were run, at least so many of each cache."""
+    contract = contract_of(RELEASE)
+    lockstep = Lockstep(contract, load_target(settings.target, RELEASE))
+    logs: list[list[AnyStep]] = []
+    for kind in (*CACHES, FUNCTIONS):
+        steps = 0
+        for data in seeded_bytes(0):
+            log = lockstep.run(generate(data, contract, kind, mode)).log
+            logs.append([step for step in log if step is not None])
+            steps += len(logs[-1])
+            if steps >= least:
+                break
+    return logs
+
+
+def replay_all(settings: Settings, mode: Mode, least: int) -> int:
+    """Run the operations of those traces, each to its first error, and look at nothing.
+
+    What the caches hold is evaluated, as often as the engine evaluates. Returns how many steps.
+    """
+    use_device(settings)
+    modules = contract_of(RELEASE).module, load_target(settings.target, RELEASE).module
+    steps = 0
+    for log in recorded(settings, mode, least):
+        sides = [Side(module) for module in modules]
+        for step in log:
+            try:
+                for side in sides:
+                    OPERATIONS[type(step)].perform(side, step)
+                if mode == "in-place":
+                    _evaluate(sides)
+            except Exception:
+                break
+            steps += 1
+        _evaluate(sides)
+    return steps
+
+
+def _evaluate(sides: list[Side]) -> None:
+    for side in sides:
+        caches = [one for slot, root in side.slots.items() for _, one in walk(slot, root)]
+        mx.eval([array for one in caches for array in arrays_in(vars(one).values())])
 
 
 def sample(settings: Settings, mode: Mode, least: int, engine: Engine) -> dict[str, int]:
