@@ -15,6 +15,7 @@ from kvlockstep._contract import contract_of
 from kvlockstep._engine import Lockstep
 from kvlockstep._gate import use_device
 from kvlockstep._generate import generate
+from kvlockstep._jobs import ledger_of
 from kvlockstep._memento import arrays_in
 from kvlockstep._operations import OPERATIONS
 from kvlockstep._search import Engine, search, seeded_bytes
@@ -57,11 +58,12 @@ def run_steps(settings: Settings, kind: str, mode: Mode, least: int, engine: Eng
     use_device(settings)
     contract = contract_of(RELEASE)
     lockstep = Lockstep(contract, load_target(settings.target, RELEASE))
+    is_meant = ledger_of(settings).is_meant
     steps = 0
 
     def visit(data: bytes) -> bool:
         nonlocal steps
-        steps += lockstep.run(generate(data, contract, kind, mode)).steps
+        steps += lockstep.run(generate(data, contract, kind, mode), is_meant).steps
         return steps < least
 
     search(engine, 0, visit)

@@ -45,6 +45,8 @@ def counts_of(cache: Any, contents: Mapping[int, Snapshot]) -> list[Snapshot | N
         return contents.get(id(array)) if isinstance(array, mx.array) else None
 
     fields = vars(cache)
+    if "left_padding" not in fields:
+        return [None, None, None]
     return [seen("left_padding"), seen("offset"), seen("_right_padding") or seen("_lengths")]
 
 

@@ -119,6 +119,10 @@ class Ledger:
         known = self._known.get(_place(divergence.signature), ())
         return next((entry.id for entry in known if entry.covers(divergence)), None)
 
+    def is_meant(self, divergence: Divergence) -> bool:
+        """Tell whether an entry declares `divergence`."""
+        return self.declares(divergence) is not None
+
     def witness(self, entry: Entry) -> Trace:
         """Return the trace that witnesses `entry`; raises `LedgerError`."""
         assert self.path is not None

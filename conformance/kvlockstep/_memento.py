@@ -22,6 +22,10 @@ class _Listed(NamedTuple):
     items: tuple[Any, ...]
 
 
+# What is never changed in place, or is an array.
+_KEPT = frozenset({mx.array, int, bool, float, str, tuple, type(None)})
+
+
 class Memento:
     """The fields of some caches. Containers are copied, for they change; arrays are kept."""
 
@@ -62,7 +66,7 @@ def arrays_in(values: Iterable[Any]) -> Iterator[mx.array]:
 
 def _copies(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _copies(item) for key, item in value.items()}
+        return {key: item if type(item) in _KEPT else _copies(item) for key, item in value.items()}
     if type(value) is list:
         return _Listed(value, tuple(value))
     if isinstance(value, deque):

@@ -28,6 +28,8 @@ from kvlockstep._steps import (
 from kvlockstep._trace import AnyStep
 
 MAX_RELATIVE = 2048
+# The fields that may hold arrays with a row for each sequence of a batch.
+_BATCHED = frozenset({"keys", "values", "offset", "left_padding", "lengths", "cache"})
 
 Sizes = dict[str, int]
 
@@ -44,18 +46,18 @@ def sizes_of(cache: Any) -> Sizes:
     integer. Of a list of caches only `batch` is told.
     """
     get = vars(cache).get
-    keys = get("keys")
+    keys, values = get("keys"), get("values")
     tokens = get("offset", get("_size"))
     offset = _integer(tokens)
     position = _integer(get("_idx", offset - _integer(get("start_position"))))
     if isinstance(tokens, mx.array):
         offset = _integer(get("_offset", position))
-    capacity = _rows(keys)
+    capacity = 0 if keys is None else _rows(keys)
     return {
         "offset": offset,
         "position": position,
         "capacity": capacity,
-        "values_capacity": _rows(get("values")),
+        "values_capacity": 0 if values is None else _rows(values),
         "rows": max(0, min(position, capacity)),
         "room": capacity - position,
         "window": _integer(get("max_size", get("chunk_size"))),
@@ -85,9 +87,9 @@ def slot_shapes_of(cache: Any) -> list[tuple[int, ...] | None]:
 def _batches(cache: Any) -> list[int]:
     """Return the batch rows of each array of a cache and of its children."""
     batches = []
-    get = vars(cache).get
-    for name in ("keys", "values", "offset", "left_padding", "lengths", "cache"):
-        value = get(name)
+    fields = vars(cache)
+    for name in _BATCHED & fields.keys():
+        value = fields[name]
         if isinstance(value, mx.array):
             if value.ndim:
                 batches.append(value.shape[0])

@@ -43,7 +43,7 @@ class Tally:
     def run(self, trace: Trace) -> Run:
         """Run a trace and count what it showed."""
         start = time.perf_counter()
-        run = self.engine.run(trace)
+        run = self.engine.run(trace, self.ledger.is_meant)
         self._count(run, time.perf_counter() - start)
         for divergence in run.divergences:
             signature = divergence.signature

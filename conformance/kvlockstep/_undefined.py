@@ -80,6 +80,11 @@ ZONES = (
     ),
 )
 
+_ZONES_OF = {
+    operation: tuple(zone for zone in ZONES if operation in zone.operations)
+    for operation in {operation for zone in ZONES for operation in zone.operations}
+}
+
 
 def _all_in(cache: Any) -> Iterator[Any]:
     yield cache
@@ -108,8 +113,8 @@ def zone_of(
 
     `releases` are those that the two sides follow; None, one that is not known, may be any.
     """
-    for zone in ZONES:
-        if type(step) not in zone.operations or not zone.holds(step, cache, sizes):
+    for zone in _ZONES_OF.get(type(step), ()):
+        if not zone.holds(step, cache, sizes):
             continue
         if not zone.releases or any(r is None or r in zone.releases for r in releases):
             return zone

@@ -23,6 +23,8 @@ from kvlockstep._trace import Mode, dumps, loads
 
 KV = release_module().KVCache
 STEPS = construct(), update(2), update(1), update(3), Trim(n=1), update(1)
+# Keys of another number of heads.
+WRONG = Update(keys=Rows(shape=(1, 3, 1, 2)), values=Rows(shape=(1, 2, 1, 2)))
 
 each_mode = pytest.mark.parametrize("mode", get_args(Mode))
 
@@ -85,6 +87,29 @@ def test_results_are_compared_at_every_step() -> None:
     assert shown(lockstep_with(KVCache).run(trace_of(*STEPS, look="last"))) == [(4, "result")]
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_how_a_step_ended_is_told_without_another_run(known: bool) -> None:
+    """An error that is meant is known by its step as it is: the trace is run once."""
+    made = []
+
+    class KVCache(KV):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+        def update_and_fetch(self, keys: Any, values: Any) -> Any:
+            if keys.shape[1] != 2:
+                raise OverflowError
+            return super().update_and_fetch(keys, values)
+
+    engine = lockstep_with(KVCache, errors="type", transactional=True)
+    trace = trace_of(construct(), update(2), WRONG, update(1), look="last")
+    run = engine.run(trace, lambda _: known)
+
+    assert shown(run) == [(2, "raises OverflowError, not ValueError")]
+    assert len(made) == (1 if known else 2)
+
+
 @each_mode
 def test_the_release_beside_itself(mode: Mode) -> None:
     """Nothing differs, a failed step and one without anything to do among them."""
@@ -104,9 +129,8 @@ def test_a_failed_step_is_undone_all_the_same() -> None:
                 raise ValueError("heads")
             return super().update_and_fetch(keys, values)
 
-    wrong = Update(keys=Rows(shape=(1, 3, 1, 2)), values=Rows(shape=(1, 2, 1, 2)))
     engine = lockstep_with(KVCache, level="buffer", errors="raises", transactional=True)
-    run = engine.run(trace_of(construct(), update(2), wrong, update(1), look="last"))
+    run = engine.run(trace_of(construct(), update(2), WRONG, update(1), look="last"))
 
     assert shown(run) == [(2, "half changed")]
 

@@ -58,7 +58,7 @@ def test_two_that_fail_alike_are_the_same():
 
 def test_the_trace_ends_there(monkeypatch):
     """In in-place mode nothing is run on arrays that could not be evaluated."""
-    monkeypatch.setattr(_undefined, "ZONES", ())
+    monkeypatch.setattr(_undefined, "_ZONES_OF", {})
     lengths = Prepare(lengths=(), right_padding=(1,))
     ring = construct("BatchRotatingKVCache", max_size=4, left_padding=(1,))
     steps = (ring, lengths, update(2), Finalize(), Finalize())
