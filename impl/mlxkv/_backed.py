@@ -35,6 +35,10 @@ class Span(NamedTuple):
     rows: int
     clean: int
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Span:
+        """Itself: there are only numbers in it."""
+        return self
+
 
 class Lent(NamedTuple):
     """The buffers that an update returned; dead references where nobody holds them."""

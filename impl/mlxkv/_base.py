@@ -13,8 +13,9 @@ from mlxkv._errors import NegativeSizeError, NegativeTrimError, NotAnIntegerErro
 from mlxkv._masks import Mask, create_attention_mask
 
 _ARRAY = mx.array
+_new = object.__new__
 # What a deep copy shares.
-_SCALARS = frozenset({bool, str, type(None)})
+_SCALARS = frozenset({int, float, bool, str, type(None)})
 
 
 def check_size(cache: object, name: str, size: Any, operation: str = "__init__") -> None:
@@ -95,17 +96,15 @@ class Cache:
         return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        twin = object.__new__(type(self))
+        twin = _new(type(self))
         twin.__dict__ = fields = self.__dict__.copy()
+        share = memo.setdefault  # Two fields may be one array.
         for name, field in fields.items():
             kind = type(field)
             if kind is _ARRAY:
-                key = id(field)
-                if key not in memo:  # Two fields may be one array.
-                    memo[key] = field.__copy__()
-                fields[name] = memo[key]
-            elif kind is not int and kind not in _SCALARS:
-                fields[name] = copy.deepcopy(field, memo)
+                fields[name] = share(id(field), field.__copy__())
+            elif kind not in _SCALARS:
+                fields[name] = copied(field, memo)
         return twin
 
     @property
@@ -122,6 +121,39 @@ class Cache:
         """Evaluate the stored buffers; nothing to do on an empty cache."""
         if self.keys is not None:
             mx.eval(self.keys, self.values)
+
+
+def copied(value: Any, memo: dict[int, Any]) -> Any:
+    """What `copy.deepcopy(value, memo)` returns, sooner for lists and tuples of caches and arrays.
+
+    Where a list or a tuple is in the memo, or one of its entries, that is what its copy has.
+    """
+    kind = type(value)
+    if kind is not list and kind is not tuple:
+        return copy.deepcopy(value, memo)
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    entries: list[Any] = []
+    if kind is list:
+        memo[id(value)] = entries  # It may hold itself.
+    share = memo.setdefault
+    for one in value:
+        kind_of_one = type(one)
+        if kind_of_one is _ARRAY:
+            entries.append(share(id(one), one.__copy__()))
+        elif kind_of_one in _SCALARS:
+            entries.append(one)
+        elif isinstance(one, Cache):
+            twin = memo.get(id(one))
+            if twin is None:
+                twin = memo[id(one)] = one.__deepcopy__(memo)
+            entries.append(twin)
+        else:
+            entries.append(copied(one, memo))
+    if kind is list:
+        return entries
+    return memo.setdefault(id(value), tuple(entries))
 
 
 class PlainCache(Cache):

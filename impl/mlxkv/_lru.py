@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlxkv import _order
+from mlxkv._base import copied
 from mlxkv._errors import LimitError, NotAnIntegerError
 from mlxkv._prompts import can_trim_prompt_cache, trim_prompt_cache
 from mlxkv._trie import PromptTrie
@@ -60,16 +60,16 @@ class LRUPromptCache:
         """
         match = self._trie._find(self, "fetch_nearest_cache", model, tokens)
         if match.exact is not None:
-            return copy.deepcopy(match.exact[0].prompt_cache), []
+            return copied(match.exact[0].prompt_cache, {}), []
         if match.longer is not None and match.common > match.short:
             held = match.longer[0].prompt_cache
             if can_trim_prompt_cache(held):
-                cache = copy.deepcopy(held)
+                cache = copied(held, {})
                 prefix = min(len(tokens) - 1, match.common)
                 trim_prompt_cache(cache, match.long() - prefix)
                 return cache, tokens[prefix:]
         if match.shorter is not None:
-            return copy.deepcopy(match.shorter[0].prompt_cache), tokens[match.short :]
+            return copied(match.shorter[0].prompt_cache, {}), tokens[match.short :]
         return None, tokens
 
     def insert_cache(
