@@ -101,12 +101,12 @@ class Walk(NamedTuple):
 
 def follow(root: Node, path: Path) -> Walk:
     """Go along the path as far as the tree does."""
-    run, node, nodes, reached = path.run, root, [root], 0
+    run, first, node, nodes, reached = path.run, path.first, root, [root], 0
     while reached < path.size:
-        child = node.children.get(token_at(run, reached))
+        child = node.children.get(token_at(run, first + reached))
         if child is None:
             break
-        alike = count_alike(child.label, run, reached)
+        alike = count_alike(child.label, run, first + reached)
         reached += alike
         if alike < size_of(child.label):
             return Walk(nodes, child, alike, reached)
@@ -139,7 +139,7 @@ def hold(root: Node, path: Path, held: tuple[Any]) -> tuple[Any] | None:
         if node.settle():
             _tell(nodes[:-1], node)
         return previous
-    leaf = Node(cut(path.run, walk.reached), held)
+    leaf = Node(cut(path.run, path.first + walk.reached), held)
     node.append(leaf)
     _tell(nodes, leaf)
     return None

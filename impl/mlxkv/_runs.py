@@ -16,17 +16,19 @@ from mlxkv._errors import UnhashableTokenError
 Run = bytes | list[Any]
 
 # marshal writes an int of 32 bits as "i" and four bytes, and nothing else so; it is the one way in
-# CPython to tell at C speed that every entry of a list is an int and no bool or subclass.
+# CPython to tell at C speed that every entry of a list is an int and no bool or subclass. What it
+# writes ahead of them is as long as one of them.
 WIDTH = 5
-_HEAD = 5
+_HEAD = WIDTH
 
 
 class Path(NamedTuple):
-    """The tokens of a sequence, as far as they can be hashed."""
+    """The tokens of a sequence, as far as they can be hashed: `size` of `run`, from `first` on."""
 
     run: Run
     size: int
     broken: bool = False
+    first: int = 0
 
     def check(self, owner: object, operation: str, reached: int) -> None:
         """Raise `UnhashableTokenError` if what follows the tokens reached cannot be hashed."""
@@ -43,7 +45,7 @@ def pack(tokens: list[Any]) -> Path:
     if type(tokens[0]) is int:
         packed = _pack(tokens if type(tokens) is list else list(tokens))
         if packed is not None:
-            return Path(packed, size)
+            return Path(packed, size, first=1)
     size = _count_hashable(tokens)
     return Path(tokens[:size], size, broken=size < len(tokens))
 
@@ -57,14 +59,14 @@ def _count_hashable(tokens: list[Any]) -> int:
 
 
 def _pack(tokens: list[Any]) -> bytes | None:
+    """The packed tokens behind one that is none, or None where not all are plain integers."""
     try:
         written = marshal.dumps(tokens, 2)
     except ValueError:
         return None
-    plain = len(written) == _HEAD + WIDTH * len(tokens)
-    if plain and written[_HEAD::WIDTH].count(b"i") == len(tokens):
-        return written[_HEAD:]
-    return None
+    size = len(tokens)
+    plain = len(written) == _HEAD + WIDTH * size and written[_HEAD::WIDTH] == b"i" * size
+    return written if plain else None
 
 
 def size_of(run: Run) -> int:
@@ -106,17 +108,15 @@ def join(runs: list[Run]) -> Run:
 def count_alike(stored: Run, run: Run, start: int) -> int:
     """How many tokens of `stored` go like those of `run` from `start` on; the first two do."""
     if isinstance(stored, bytes) and isinstance(run, bytes):
-        if run.startswith(stored, start * WIDTH):
-            return len(stored) // WIDTH
-        left, right = stored, run[start * WIDTH : start * WIDTH + len(stored)]
-        low, high = 1, len(right) // WIDTH
+        view, offset = memoryview(stored), start * WIDTH
+        low, high = 0, min(len(stored), len(run) - offset) // WIDTH
+        end = high
         while low < high:
-            middle = (low + high + 1) // 2
-            span = slice(low * WIDTH, middle * WIDTH)
-            if left[span] == right[span]:
-                low = middle
+            if run.startswith(view[low * WIDTH : end * WIDTH], offset + low * WIDTH):
+                low = end
             else:
-                high = middle - 1
+                high = end - 1
+            end = (low + high + 1) // 2
         return low
     ours, theirs = unpack(stored), unpack(cut(run, start, start + size_of(stored)))
     low, high = 1, len(theirs)
