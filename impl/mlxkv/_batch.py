@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlxkv._base import PlainCache
 from mlxkv._batch_layout import Block, Layout, Span, clip, lay, width
-from mlxkv._batch_rows import Counts, read_counts, select_rows
+from mlxkv._batch_rows import Counts, ones_for, read_counts, select_rows
 from mlxkv._buffers import UPDATE, Shape
 from mlxkv._errors import (
     ArrayTypeError,
@@ -49,9 +49,12 @@ class BatchCache(PlainCache):
     far has a negative offset. `left_padding` changes in place: a handle shows it.
     """
 
+    __slots__ = ("_counted",)  # No field: what copies and states need not have.
+
     left_padding: Any
     offset: Any
     _idx: int
+    _counted: tuple[mx.array, mx.array, mx.array | int]
 
     def __init__(self, left_padding: list[int]) -> None:
         """Start an empty batch of as many rows as there are paddings; raises `PaddingError`."""
@@ -115,7 +118,22 @@ class BatchCache(PlainCache):
         """What is kept of right padding, None where none is pending."""
         raise NotImplementedError
 
-    def _advance(self, tokens: int) -> None:
+    def _count(self, leave: bool) -> None:
+        """Count one token a row, and where a column leaves the padding of each row down."""
+        left, offset = self.left_padding, self.offset
+        try:
+            left_before, offset_before, one = self._counted
+            known = left_before is left and offset_before is offset
+        except AttributeError:
+            known = False
+        if not known:
+            one = ones_for(left, offset)
+        if leave:
+            self.left_padding -= one
+        self._advance(one)
+        self._counted = left, self.offset, one
+
+    def _advance(self, tokens: int | mx.array) -> None:
         """Add to every offset; each release says whether a handle shows it."""
         raise NotImplementedError
 

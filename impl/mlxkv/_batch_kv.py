@@ -48,7 +48,7 @@ class BatchKVCache(BatchCache):
             k_buffer[window] = keys
             v_buffer[window] = values
             self._idx = stop = prev + 1
-            self._advance(1)
+            self._count(False)
             window = (ALL, ALL, slice(stop))
             return k_buffer[window], v_buffer[window]
         if k_buffer is None:

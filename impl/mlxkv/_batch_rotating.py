@@ -109,9 +109,7 @@ class BatchRotatingKVCache(Ring, BatchCache):
         k_buffer[window] = keys
         v_buffer[window] = values
         self._offset, self._idx = prev + 1, idx + 1
-        if self.rotated:
-            self.left_padding -= 1
-        self._advance(1)
+        self._count(self.rotated)
         self.keys = k_buffer = mx.depends(k_buffer, (self.left_padding, self.offset))
         if prev >= max_size:
             return k_buffer, v_buffer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -85,3 +86,20 @@ def roll_rows(buffer: mx.array, shifts: mx.array) -> mx.array:
     source = (mx.arange(rows) - shifts[:, None, None]) % rows
     start = mx.arange(0, batch * n_kv_heads * rows, rows).reshape(batch, n_kv_heads, 1)
     return mx.take(buffer.reshape(-1, head_dim), source + start, axis=0)
+
+
+def ones_for(*counts: mx.array) -> mx.array | int:
+    """1 as an array that, added to each of these counts, gives what the number would; sooner.
+
+    The number itself where they are not int32 (batch,). In-place arithmetic changes nothing of it:
+    int32 counts can only become what takes an int32 1 as it takes the number.
+    """
+    shape = counts[0].shape
+    if len(shape) != 1 or any(one.dtype != mx.int32 or one.shape != shape for one in counts):
+        return 1
+    return _ones(shape[0])
+
+
+@cache
+def _ones(batch: int) -> mx.array:
+    return mx.array([1] * batch)

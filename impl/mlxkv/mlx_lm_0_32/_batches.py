@@ -19,7 +19,7 @@ class Batch(Saved):
 
     offset: Any
 
-    def _advance(self, tokens: int) -> None:
+    def _advance(self, tokens: int | mx.array) -> None:
         self.offset = self.offset + tokens
 
     def _rewind(self, tokens: int | mx.array) -> None:
