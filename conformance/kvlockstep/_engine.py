@@ -36,6 +36,7 @@ from kvlockstep._steps import (
     Hold,
     Made,
     OnSlot,
+    Reserve,
 )
 from kvlockstep._stillness import Stillness
 from kvlockstep._targets import Target
@@ -371,6 +372,8 @@ class _Course:
         """Tell whether one side has no such class or operation; note what the target lacks."""
         if isinstance(step, Construct):
             return any(self._lacks_class(made) for made in _classes_in(step))
+        if isinstance(step, Reserve):
+            return not (self.target.reserves and hasattr(self.right.at(step.slot), "reserve"))
         member = operation.member
         if member is None:
             return self._lacks_field(step, name)

@@ -26,6 +26,8 @@ _WRITERS = _write_one.WRITERS | _write_many.WRITERS | _write_prompts.WRITERS
 _WINDOWS = (4, 3, 5, 2, 8, 1, 6, 7, 0, 16, 4, 3)
 # Rings that grow by more than one step, and numbers that are not the same object where equal.
 _LARGE_WINDOWS = (300, 4, 257, 3, 600, 16)
+# Caches whose length a port may let callers announce, alone or as what a batch is merged from.
+_RESERVED = ("KVCache", "ChunkedKVCache", "BatchKVCache")
 _LEFT_PADDINGS = ((0, 1), (1, 0), (0,), (2, 0, 1), (0, 0), (1, 2), (3,), (0, 0, 0))
 
 
@@ -41,7 +43,8 @@ def generate(data: bytes, contract: Contract, cache: str, mode: Mode) -> Trace:
     operations = begin(writing, cache, mode)
     steps: list[AnyStep] = list(writing.constructs.values())
     steps += write_steps(data, writing, operations, _WRITERS)
-    look: Look = "last" if source.one_in(4) else "always"
+    # To look may end a promise.
+    look: Look = "last" if source.one_in(2 if "reserve" in operations else 4) else "always"
     return Trace(steps=tuple(steps), step_size=step_size, mode=mode, look=look)
 
 
@@ -64,7 +67,12 @@ def _begin_one(writing: Writing, cache: str, mode: Mode) -> tuple[str, ...]:
     # A trace that decodes goes round the window several times, with little in between.
     share = 1 if writing.style.decoding else 4
     weights = _WEIGHTS | {"update": source.pick((4, 8, 12))}
-    return ("update",) * 4 + swarm(source, offered, weights, share)
+    return ("update",) * 4 + swarm(source, offered, weights, share) + _reserve(source, cache)
+
+
+def _reserve(source: Source, cache: str) -> tuple[str, ...]:
+    """Promise lengths in some traces."""
+    return ("reserve",) * 3 if cache in _RESERVED and source.one_in(8) else ()
 
 
 def _begin_batch(writing: Writing, cache: str, mode: Mode) -> tuple[str, ...]:
@@ -87,7 +95,7 @@ def _begin_batch(writing: Writing, cache: str, mode: Mode) -> tuple[str, ...]:
         "update": source.pick((3, 6, 9)), "single": 4, "merge": 2, "extend": 3, "prepare": 2,
         "filter": 2, "extract": 2, "meet": 2,
     }  # fmt: skip
-    return ("update",) * 3 + swarm(source, offered, weights)
+    return ("update",) * 3 + swarm(source, offered, weights) + _reserve(source, cache)
 
 
 def _keep(source: Source, args: dict[str, Argument]) -> dict[str, Argument]:

@@ -26,6 +26,7 @@ from kvlockstep._steps import (
     Mask,
     Quantize,
     Reload,
+    Reserve,
     SetMetaState,
     SetState,
     Trim,
@@ -82,6 +83,13 @@ def set_meta_state(side: Side, step: SetMetaState) -> None:
 def depends(side: Side, step: Depends) -> None:
     cache = side.at(step.slot)
     cache.keys = mx.depends(cache.keys, mx.array(0))
+
+
+def reserve(side: Side, step: Reserve) -> None:
+    """A target promises; no release has such a method."""
+    promise = getattr(side.at(step.slot), "reserve", None)
+    if promise is not None:
+        promise(step.tokens)
 
 
 def hold(side: Side, step: Hold) -> None:

@@ -20,6 +20,7 @@ from kvlockstep._steps import (
     Mask,
     Prepare,
     Reload,
+    Reserve,
     SetItem,
     SetState,
     Trim,
@@ -110,6 +111,8 @@ def resolve(step: AnyStep, sizes: Sizes) -> AnyStep:
         return replace(step, keys=keys, values=values)
     if isinstance(step, Trim) and isinstance(step.n, str):
         return replace(step, n=_evaluate(step.n, sizes))
+    if isinstance(step, Reserve) and isinstance(step.tokens, str):
+        return replace(step, tokens=_bounded(step.tokens, sizes))
     if isinstance(step, Mask) and isinstance(step.window, str):
         return replace(step, window=_evaluate(step.window, sizes))
     if isinstance(step, Reload) and step.state is not None:
@@ -152,10 +155,11 @@ def _resolve_recipe(recipe: AnyRecipe, sizes: Sizes) -> AnyRecipe:
 
 
 def _resolve_shape(shape: Shape, sizes: Sizes) -> Shape:
-    return tuple(
-        max(0, min(_evaluate(size, sizes), MAX_RELATIVE)) if isinstance(size, str) else size
-        for size in shape
-    )
+    return tuple(_bounded(size, sizes) if isinstance(size, str) else size for size in shape)
+
+
+def _bounded(size: str, sizes: Sizes) -> int:
+    return max(0, min(_evaluate(size, sizes), MAX_RELATIVE))
 
 
 def _evaluate(size: str, sizes: Sizes) -> Count:

@@ -15,6 +15,7 @@ from kvlockstep._recipes import (
     Count,
     Dimension,
     Relative,
+    Size,
     StateItem,
 )
 
@@ -121,6 +122,15 @@ class SetMetaState(OnSlot, frozen=True, tag="set_meta_state", kw_only=True):
 
 class Depends(OnSlot, frozen=True, tag="depends", kw_only=True):
     """`cache.keys = mx.depends(cache.keys, ...)`, as mlx-lm's pipelined models do."""
+
+
+class Reserve(OnSlot, frozen=True, tag="reserve", kw_only=True):
+    """`reserve(tokens)` on the target, if it declares such a promise; nothing on the reference.
+
+    A promise of a length shows in nothing.
+    """
+
+    tokens: Size
 
 
 class Hold(OnSlot, frozen=True, tag="hold", kw_only=True):
@@ -248,6 +258,6 @@ class AttentionMask(Step, frozen=True, tag="attention_mask", kw_only=True):
 
 AnyCacheStep = (
     Construct | Update | Fetch | Trim | FrontTrim | Mask | SetState | SetMetaState | Transfer
-    | Depends | Hold | Reload | Copy | Quantize | Filter | Extend | Extract | Merge | Prepare
-    | Finalize | Advance | GetItem | SetItem | CausalMask | AttentionMask
+    | Depends | Reserve | Hold | Reload | Copy | Quantize | Filter | Extend | Extract | Merge
+    | Prepare | Finalize | Advance | GetItem | SetItem | CausalMask | AttentionMask
 )  # fmt: skip

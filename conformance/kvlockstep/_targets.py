@@ -12,6 +12,8 @@ A module may declare what it promises in a plain dict `KVLOCKSTEP`:
     level           "state" or "buffer": how much of it may be looked at (default: state)
     errors          "type+message", "type" or "raises" (default: raises)
     transactional   a failed operation leaves the cache as it was (default: False)
+    reserves        its caches have `reserve(tokens)`, a promise of a length that shows in nothing
+                    (default: False)
     seeds           it has the seeds' additions to mlx-lm's interface (default: False)
 """
 
@@ -47,6 +49,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "level": (f"one of {', '.join(_LEVELS)}", lambda value: value in _LEVELS),
     "errors": (f"one of {', '.join(_ERRORS)}", lambda value: value in _ERRORS),
     "transactional": _FLAG,
+    "reserves": _FLAG,
     "seeds": _FLAG,
 }
 
@@ -65,6 +68,7 @@ class Target:
     level: Level = "state"
     errors: Errors = "raises"
     transactional: bool = False
+    reserves: bool = False
     seeds: bool = False
 
 
@@ -116,6 +120,7 @@ def load_target(spec: str, release: str) -> Target:
         declared.get("level", "state"),
         declared.get("errors", "raises"),
         declared.get("transactional", False),
+        declared.get("reserves", False),
         declared.get("seeds", False),
     )
 

@@ -20,6 +20,7 @@ from kvlockstep._steps import (
     Mask,
     Quantize,
     Reload,
+    Reserve,
     Trim,
 )
 from kvlockstep._trace import AnyStep
@@ -37,6 +38,9 @@ _WINDOWS: tuple[int | str | None, ...] = (
 )  # fmt: skip
 _HELD: tuple[Held, ...] = get_args(Held)
 _HELD_UNFED: tuple[Held, ...] = ("state", "copy")
+_RESERVED: tuple[Size, ...] = (
+    "offset+5", "offset+1", "capacity+1", 40, 9, "capacity", "offset", "offset+9", 3, 0,
+)  # fmt: skip
 _MASK_TOKENS = (1, 1, 1, 2, 2, 3, 4, 5, 8, 0)
 
 
@@ -64,6 +68,12 @@ def _mask(writing: Writing) -> Iterator[AnyStep]:
 
 def _depends(writing: Writing) -> Iterator[AnyStep]:
     yield Depends(slot=writing.slot())
+
+
+def _reserve(writing: Writing) -> Iterator[AnyStep]:
+    source = writing.source
+    slot = source.pick(writing.singles) if writing.singles else writing.slot()
+    yield Reserve(slot=slot, tokens=source.pick(_RESERVED))
 
 
 def _hold(writing: Writing) -> Iterator[AnyStep]:
@@ -131,6 +141,7 @@ WRITERS: dict[str, Writer] = {
     "set_state": _set_state,
     "set_meta_state": _set_state,
     "depends": _depends,
+    "reserve": _reserve,
     "hold": _hold,
     "reload": _reload,
     "copy": _copy,

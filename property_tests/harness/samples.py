@@ -38,6 +38,7 @@ from kvlockstep._steps import (
     Prepare,
     Quantize,
     Reload,
+    Reserve,
     SetItem,
     SetMetaState,
     SetState,
@@ -74,6 +75,7 @@ TOLD: dict[str, AnyStep] = {
     "a: meta_state = ('4', '0')": SetMetaState(values=("4", "0")),
     "a: state = b.1's state": Transfer(source="b.1"),
     "a: keys = mx.depends(keys, ...)": Depends(),
+    "a: reserve(tokens=offset+5)": Reserve(tokens="offset+5"),
     "a: keep a handle on the inputs": Hold(what="inputs"),
     "b = from_state(a's state)": Reload(to="b"),
     "b = from_state((int32 [1], 3), (('KVCache'), ('')))": Reload(

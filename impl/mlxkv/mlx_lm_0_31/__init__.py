@@ -25,6 +25,7 @@ KVLOCKSTEP = {
     "level": "buffer",
     "errors": "type",
     "transactional": True,
+    "reserves": True,
     "seeds": True,
 }
 

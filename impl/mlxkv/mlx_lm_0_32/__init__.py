@@ -26,6 +26,7 @@ KVLOCKSTEP = {
     "level": "buffer",
     "errors": "type",
     "transactional": True,
+    "reserves": True,
     "seeds": False,
 }
 
