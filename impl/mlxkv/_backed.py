@@ -50,6 +50,20 @@ class Lent(NamedTuple):
         """None: they are buffers of the cache, and not of its copy."""
 
 
+def _ending(name: str, doc: str) -> Any:
+    """A property over the attribute `name`: to ask for the buffer, or to assign it, ends a span."""
+
+    def get(cache: BackedCache) -> Any:
+        cache._settle()
+        return getattr(cache, name)
+
+    def put(cache: BackedCache, buffer: Any) -> None:
+        cache._settle()
+        setattr(cache, name, buffer)
+
+    return property(get, put, doc=doc)
+
+
 class BackedCache(PlainCache):
     """A cache whose `keys` and `values` may be spans of a backing that has room for more.
 
@@ -67,31 +81,10 @@ class BackedCache(PlainCache):
     _lent: Lent | None = None
     _reserved: int = 0
 
-    @property
-    def keys(self) -> Any:
-        """The keys' buffer (batch, n_kv_heads, capacity, head_dim), None while empty."""
-        if self._span is not None:
-            self._settle()
-        return self._keys
-
-    @keys.setter
-    def keys(self, keys: Any) -> None:
-        if self._span is not None:
-            self._settle()
-        self._keys = keys
-
-    @property
-    def values(self) -> Any:
-        """The values' buffer, likewise."""
-        if self._span is not None:
-            self._settle()
-        return self._values
-
-    @values.setter
-    def values(self, values: Any) -> None:
-        if self._span is not None:
-            self._settle()
-        self._values = values
+    keys = _ending(
+        "_keys", "The keys' buffer (batch, n_kv_heads, capacity, head_dim), None while empty."
+    )
+    values = _ending("_values", "The values' buffer, likewise.")
 
     def reserve(self, tokens: int) -> None:
         """Promise that the cache will hold that many tokens, those that it holds included.
@@ -114,12 +107,11 @@ class BackedCache(PlainCache):
         span = self._span
         if span is None:
             return super().nbytes
-        pair = self._keys, self._values
-        return sum(int(b.nbytes) // b.shape[2] * span.rows for b in pair if b.shape[2])
+        # No backing is without rows.
+        return sum(b.nbytes // b.shape[2] * span.rows for b in (self._keys, self._values))
 
     def materialize(self) -> None:
-        if self._keys is not None:
-            mx.eval(self._keys, self._values)
+        mx.eval(self._keys, self._values)
 
     def _write(self, keys: mx.array, values: mx.array, prev: int) -> None:
         """Write the rows at `prev`, growing the buffers by whole steps when they do not fit.
@@ -135,12 +127,12 @@ class BackedCache(PlainCache):
         start = prev
         if span is not None:
             start += span.first
-            if prev < 0 or start + k_shape[2] > k_buffer.shape[2] or self._held():
+            if start + k_shape[2] > k_buffer.shape[2] or self._held():
                 self._settle()
                 k_buffer, span, start = self._keys, None, prev
         v_buffer = self._values
-        check_window(self, "keys", k_buffer, k_shape, start)
-        check_window(self, "values", v_buffer, v_shape, start)
+        check_window(self, "keys", k_buffer, k_shape, prev)
+        check_window(self, "values", v_buffer, v_shape, prev)
         window = (ALL, ALL, slice(start, start + k_shape[2]))
         k_buffer[window] = keys
         v_buffer[window] = values
@@ -203,15 +195,15 @@ class BackedCache(PlainCache):
         if span is None:
             keys, values = self._keys, self._values
             held = keys.shape[2]
-            if stop > held or values.shape[2] != held:
+            if values.shape[2] != held:
                 last = slice(count, stop)
                 self._keys, self._values = keys[:, :, last], values[:, :, last]
                 return
             # Their own objects, for a buffer that somebody holds is not written to any more.
             self._keys, self._values = copy.copy(keys), copy.copy(values)
             span = Span(0, held, held)
-        rows = min(stop, span.rows) - count
-        self._span, self._lent = Span(span.first + count, rows, span.clean), None
+        first, end, _ = slice(count, stop).indices(span.rows)
+        self._span, self._lent = Span(span.first + first, end - first, span.clean), None
 
     def _rows_held(self) -> int:
         """The rows of the keys' buffer, spare ones included."""
@@ -223,8 +215,8 @@ class BackedCache(PlainCache):
         keys, values, span = self._keys, self._values, self._span
         window = (ALL, ALL, slice(rows))
         if span is not None:
-            stop = span.first + rows
-            if 0 <= rows <= span.rows and stop <= keys.shape[2]:
+            stop = span.first + slice(rows).indices(span.rows)[1]
+            if stop <= keys.shape[2]:
                 window = (ALL, ALL, slice(span.first, stop))
             else:
                 keys, values = self.keys, self.values
@@ -242,15 +234,21 @@ class BackedCache(PlainCache):
         self._lent = Lent(ref(keys), ref(values))
         return keys, values
 
+    def _borrowed(self) -> tuple[Any, Any]:
+        """The buffers that were lent, as far as somebody holds them; else None."""
+        return (None, None) if self._lent is None else (self._lent.keys(), self._lent.values())
+
     def _held(self) -> bool:
-        """Whether somebody holds buffers that were lent."""
-        return self._lent is not None and any(array() is not None for array in self._lent)
+        """Whether somebody holds one of them."""
+        return any(buffer is not None for buffer in self._borrowed())
 
     def _settle(self) -> None:
         """Make the buffers plain ones: those that were lent, where somebody holds them."""
-        lent = (None, None) if self._lent is None else (self._lent.keys(), self._lent.values())
-        self._keys = self._cut_out(self._keys) if lent[0] is None else lent[0]
-        self._values = self._cut_out(self._values) if lent[1] is None else lent[1]
+        if self._span is None:
+            return
+        keys, values = self._borrowed()
+        self._keys = self._cut_out(self._keys) if keys is None else keys
+        self._values = self._cut_out(self._values) if values is None else values
         self._span, self._lent, self._reserved = None, None, 0
 
     def _cut_out(self, backing: Any) -> Any:
@@ -268,6 +266,5 @@ class BackedCache(PlainCache):
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields for a pickle or a shallow copy, which shares the buffers."""
-        if self._span is not None:
-            self._settle()
+        self._settle()
         return self.__dict__
