@@ -8,7 +8,7 @@ checks here are what makes an update transactional.
 from __future__ import annotations
 
 import copy
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import mlx.core as mx
 
@@ -75,19 +75,12 @@ def check_window(cache: object, name: str, buffer: mx.array, rows: Shape, start:
                 raise ShapeError(cache, UPDATE, expected, str(rows))
 
 
-def check_join(cache: object, name: str, buffer: mx.array, rows: Shape) -> None:
-    """Raise unless rows of that shape can be concatenated to the buffer: no axis broadcasts."""
-    held = buffer.shape
-    if rows[0] != held[0] or rows[1] != held[1] or rows[3] != held[3]:
-        expected = f"{name} equal to the buffer {held} off the sequence axis"
-        raise ShapeError(cache, UPDATE, expected, str(rows))
-
-
-def explain_join(cache: Buffered, keys: Any, values: Any) -> None:
+def explain_join(cache: Buffered, keys: Any, values: Any) -> NoReturn:
     """Raise the error of ours for new rows that mlx has refused to concatenate to the buffers."""
     k_shape, v_shape = measure(cache, keys, values)
-    check_join(cache, "keys", cache.keys, k_shape)
-    check_join(cache, "values", cache.values, v_shape)
+    held = f"{cache.keys.shape} and {cache.values.shape}"
+    expected = f"keys and values equal to the buffers {held} off the sequence axis"
+    raise ShapeError(cache, UPDATE, expected, f"{k_shape} and {v_shape}")
 
 
 def count_steps(cache: object, step: int, tokens: int) -> int:
@@ -100,12 +93,15 @@ def count_steps(cache: object, step: int, tokens: int) -> int:
 def lengthen(
     cache: object, name: str, buffer: mx.array | None, shape: Shape, dtype: mx.Dtype
 ) -> mx.array:
-    """A new buffer: the old one, if any, followed by zeros of that shape."""
+    """A new buffer: the old one, if any, followed by zeros of that shape: no axis broadcasts."""
     zeros = mx.zeros(shape, dtype)
     if buffer is None:
         return zeros
-    check_join(cache, name, buffer, shape)
-    return join((buffer, zeros))
+    try:
+        return join((buffer, zeros))
+    except ValueError:
+        expected = f"{name} equal to the buffer {buffer.shape} off the sequence axis"
+        raise ShapeError(cache, UPDATE, expected, str(shape)) from None
 
 
 def append(cache: Stepped, keys: mx.array, values: mx.array, prev: int) -> None:
@@ -202,10 +198,7 @@ def fuse(
     tail = (rows.astype(dtype), zeros) if spare else (rows.astype(dtype),)
     if buffer is None:
         return join(tail)
-    window = (ALL, ALL, slice(first, first + prev))
-    if buffer.dtype == dtype:
-        return splice(buffer, [window], *tail)
-    return join([buffer[window].astype(dtype), *tail])
+    return splice(buffer, [(ALL, ALL, slice(first, first + prev))], *tail)
 
 
 def fit(buffer: mx.array, rows: mx.array) -> bool:

@@ -176,10 +176,9 @@ class PeerError(CacheError, TypeError, AttributeError, ValueError):
 
     @classmethod
     def between(cls, cache: object, operation: str, family: type, peer: object) -> PeerError:
-        """The error for a peer of another class; its module is named where the names are equal."""
+        """The error for a peer of another class, whose name may be the same in another module."""
         kind = type(peer)
-        same = kind.__name__ == family.__name__
-        got = f"{kind.__module__}.{kind.__name__}" if same else kind.__name__
+        got = f"{kind.__module__}.{kind.__name__}"
         return cls(cache, operation, f"another {family.__name__}", got)
 
 

@@ -13,11 +13,12 @@ from mlxkv._buffers import (
     Pair,
     Shape,
     check_window,
+    count_steps,
     explain_join,
     lengthen,
     measure,
 )
-from mlxkv._errors import NotQuantizableError, NotTrimmableError, RingStateError, StepError
+from mlxkv._errors import NotQuantizableError, NotTrimmableError, RingStateError
 from mlxkv._in_place import capacity_for
 from mlxkv._masks import Mask, create_causal_mask
 from mlxkv._words import Window, splice
@@ -85,12 +86,10 @@ class RotatingKVCache(Ring):
         """Store one token in place and fetch, where nothing grows, leaves or broadcasts; else None.
 
         What most updates are, in the fewest steps. Nothing has changed where it is None: `_write`
-        does those, and says what is wrong with the others.
+        does those, and says what is wrong with the others. Of 0 rows none is inside.
         """
         k_buffer, v_buffer = self.keys, self.values
         held = capacity_for(k_buffer, v_buffer, keys, values)
-        if not held:
-            return None
         offset, idx, max_size = self.offset, self._idx, self.max_size
         if held != max_size:
             if not offset < held < max_size:
@@ -110,13 +109,12 @@ class RotatingKVCache(Ring):
     def _write(self, keys: mx.array, values: mx.array, k_shape: Shape, v_shape: Shape) -> None:
         """Store one token in place, growing the buffers up to `max_size` first."""
         k_buffer, v_buffer, prev, idx = self.keys, self.values, self.offset, self._idx
-        held = 0 if k_buffer is None else k_buffer.shape[2]
-        if k_buffer is None or (prev >= held and held < self.max_size):
+        if k_buffer is None or prev >= k_buffer.shape[2] < self.max_size:
             k_buffer, v_buffer = self._lengthen(keys, values, k_shape, v_shape)
             idx = prev
-        elif held > self.max_size:
-            k_buffer = drop(k_buffer, self.keep, held - self.max_size)
-            v_buffer = drop(v_buffer, self.keep, held - self.max_size)
+        elif (excess := k_buffer.shape[2] - self.max_size) > 0:
+            k_buffer = drop(k_buffer, self.keep, excess)
+            v_buffer = drop(v_buffer, self.keep, excess)
             idx = self.max_size
         if idx == self.max_size:
             idx = self.keep
@@ -131,12 +129,9 @@ class RotatingKVCache(Ring):
 
     def _lengthen(self, keys: mx.array, values: mx.array, k_shape: Shape, v_shape: Shape) -> Pair:
         """Buffers with up to `step` rows more, `max_size` in all."""
-        if self.step < 1:
-            raise StepError(self, UPDATE, "a step of at least 1", str(self.step))
-        rows = min(self.step, self.max_size - self.offset)
+        rows = min(count_steps(self, self.step, 1), self.max_size - self.offset)
         if rows < 0:
-            held = 0 if self.keys is None else self.keys.shape[2]
-            self._contradict(f"{held} rows after {self.offset} tokens, max_size {self.max_size}")
+            self._contradict(f"rows to grow by after {self.offset} of {self.max_size} tokens")
         k_tail = (*k_shape[:2], rows, k_shape[3])
         v_tail = (*k_shape[:2], rows, v_shape[3])
         values_held = None if self.keys is None else self.values
@@ -160,7 +155,6 @@ class RotatingKVCache(Ring):
                 values = splice(self.values, v_windows, values)
             except ValueError:
                 explain_join(self, *new)
-                raise
         self.keys, self.values = keys, values
         self.offset += tokens
         self._idx = keys.shape[2]
