@@ -3,49 +3,55 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterable
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
 import mlx.core as mx
 
 from mlxkv._files._errors import HeaderError, PromptCacheOSError
-from mlxkv._files._header import DTYPES, Header, Source, Tensor
+from mlxkv._files._header import Header, Source
+from mlxkv._files._regular import DTYPES, Tensor
 
 # Up to that many bytes Python reads a file faster than MLX does, with its task for each array.
 _SMALL = 16 << 20
-# Read and copied at once, so that it is in the processor's cache; and a file read as a whole.
-_WINDOW = 1 << 18
+# Read and copied at once: it fits the processor's cache, and is memory that was used before, which
+# an allocator gives for no more than 128 KiB.
+_WINDOW = 120 << 10
+# Of a body that is no longer, all is read for a number.
 _WHOLE = 1 << 21
 # NumPy has no bfloat16, and a bool of 2 is no other bit pattern to it.
 _NUMPY = {
     **{"I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8", "U8": "u1", "U16": "u2", "U32": "u4"},
     **{"U64": "u8", "F16": "f2", "F32": "f4", "C64": "c8", "BOOL": "u1", "BF16": "u2"},
 }
-_VIEWED = ("BOOL", "BF16")
+VIEWED = ("BOOL", "BF16")
 # Of NumPy; and of MLX, which reads a longer one as another.
 _RANK = 32
 _LONGEST = (1 << 31) - 1
 
 
 class Body:
-    """The bytes after the header, read as they are asked for."""
+    """The bytes after the header, read as they are asked for; with `keep`, small ones once."""
 
-    def __init__(self, source: Source, header: Header) -> None:
+    def __init__(self, source: Source, begin: int, keep: bool = True) -> None:
         self._source = source
-        self._begin = header.begin
-        self.nbytes = header.nbytes - header.begin
-        self._whole: memoryview | None = None
+        self._begin = begin
+        self._nbytes = source.nbytes - begin
+        self._keep = keep and self._nbytes <= _WHOLE
+        self._whole = b""
 
-    def read(self, start: int, size: int) -> memoryview:
-        """That many bytes, of a small file from one read of all. Raises `PromptCacheOSError`."""
-        if self.nbytes > _WHOLE:
+    def read(self, start: int, size: int) -> bytes:
+        """That many bytes. Raises `PromptCacheOSError`."""
+        if not self._keep:
             return self._read(start, size)
-        if self._whole is None:
-            self._whole = self._read(0, self.nbytes)
+        if not self._whole:
+            self._whole = self._read(0, self._nbytes)
         return self._whole[start : start + size]
 
-    def _read(self, start: int, size: int) -> memoryview:
+    def _read(self, start: int, size: int) -> bytes:
         expected = "tensors that can be read"
         try:
             data = os.pread(self._source.fd, size, self._begin + start)
@@ -55,14 +61,44 @@ class Body:
         if len(data) < size:
             got = f"{len(data)} of {size} bytes"
             raise PromptCacheOSError(self._source.place, "tensors", expected, got)
-        return memoryview(data)
+        return data
 
 
-def is_small(header: Header) -> bool:
+class Window:
+    """A part of the body, with whole tensors: those of a list, in the order that they lie in."""
+
+    def __init__(self, body: Body, order: Iterable[Tensor]) -> None:
+        self._body = body
+        self._ends = [tensor.data_offsets[1] for tensor in order]
+        self._data, self._first, self._end = b"", 0, 0
+
+    def move(self, start: int) -> tuple[bytes, int, int]:
+        """The bytes from the tensor on that begins at `start`, and where they begin and end.
+
+        Raises `PromptCacheOSError`.
+        """
+        last = bisect_right(self._ends, start + _WINDOW) - 1
+        self._first, self._end = start, self._ends[max(last, bisect_right(self._ends, start))]
+        self._data = self._body.read(start, self._end - start)
+        return self._data, start, self._end
+
+    def read(self, start: int, size: int) -> bytes:
+        """That many bytes of the last tensor."""
+        return self._data[start - self._first : start - self._first + size]
+
+
+@cache
+def numpy_dtypes() -> dict[str, Any]:
+    """What NumPy takes the bytes of each dtype for; `VIEWED` ones are viewed as themselves."""
+    import numpy as np  # noqa: PLC0415 - as slow to import as all of mlxkv
+
+    return {name: np.dtype(code) for name, code in _NUMPY.items()}
+
+
+def is_small(nbytes: int, shapes: Iterable[tuple[int, ...]]) -> bool:
     """Whether Python may read the arrays: a few bytes, in shapes that NumPy and MLX both have."""
-    return header.nbytes <= _SMALL and not any(
-        len(one.shape) > _RANK or (not one.nbytes and max(one.shape) > _LONGEST)
-        for one in header.tensors.values()
+    return nbytes <= _SMALL and not any(
+        len(one) > _RANK or (0 in one and max(one) > _LONGEST) for one in shapes
     )
 
 
@@ -70,17 +106,17 @@ def read_arrays(body: Body, tensors: Iterable[Tensor]) -> dict[str, mx.array]:
     """The arrays of these tensors by name, evaluated. Raises `PromptCacheOSError`."""
     import numpy as np  # noqa: PLC0415 - as slow to import as all of mlxkv
 
-    dtypes = {name: np.dtype(code) for name, code in _NUMPY.items()}
+    order = sorted(tensors, key=attrgetter("data_offsets"))
+    window, dtypes = Window(body, order), numpy_dtypes()
     arrays: dict[str, mx.array] = {}
-    window, first, end = memoryview(b""), 0, 0
-    for tensor in sorted(tensors, key=attrgetter("start")):
-        if tensor.start + tensor.nbytes > end:
-            first = tensor.start
-            window = body.read(first, max(tensor.nbytes, min(_WINDOW, body.nbytes - first)))
-            end = first + len(window)
-        content: Any = np.ndarray(tensor.shape, dtypes[tensor.dtype], window, tensor.start - first)
+    data, first, end = b"", 0, 0
+    for tensor in order:
+        start, stop = tensor.data_offsets
+        if stop > end:
+            data, first, end = window.move(start)
+        content: Any = np.ndarray(tensor.shape, dtypes[tensor.dtype], data, start - first)
         array = mx.array(content)
-        arrays[tensor.name] = array.view(DTYPES[tensor.dtype]) if tensor.dtype in _VIEWED else array
+        arrays[tensor.name] = array.view(DTYPES[tensor.dtype]) if tensor.dtype in VIEWED else array
     mx.eval(list(arrays.values()))
     return arrays
 

@@ -9,37 +9,16 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import mlx.core as mx
 from safetensors import SafetensorError, safe_open
 
 from mlxkv._files._errors import HeaderError, Place, PromptCacheOSError
+from mlxkv._files._regular import DTYPES, MAX_NAMES, Regular, Tensor, arrange, parse
 
-# What mlx writes. The largest header of a real model is some 100 kB, plus the user's metadata.
-DTYPES = {
-    "BOOL": mx.bool_,
-    **{"I8": mx.int8, "I16": mx.int16, "I32": mx.int32, "I64": mx.int64},
-    **{"U8": mx.uint8, "U16": mx.uint16, "U32": mx.uint32, "U64": mx.uint64},
-    **{"F16": mx.float16, "BF16": mx.bfloat16, "F32": mx.float32, "C64": mx.complex64},
-}
+# The largest header of a real model is some 100 kB, plus the user's metadata.
 MAX_HEADER = 1 << 24
-# Names in a header, those of a tensor's fields too; 100 layers of 0.32 have some 10 000.
-MAX_NAMES = 1 << 16
 _FIELDS = {"dtype", "shape", "data_offsets"}
-
-
-class Tensor(NamedTuple):
-    """What the header says of one tensor, which begins `start` bytes after it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    nbytes: int
-
-    def __str__(self) -> str:
-        return f"{self.dtype} {list(self.shape)}"
 
 
 @dataclass(frozen=True)
@@ -59,8 +38,12 @@ class Source:
 
     place: Place
     fd: int
-    path: str
     nbytes: int
+
+    @property
+    def path(self) -> str:
+        again = f"/dev/fd/{self.fd}"
+        return again if os.path.exists(again) else self.place.file  # noqa: PTH110
 
 
 @contextmanager
@@ -77,8 +60,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Source]:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise PromptCacheOSError(place, "file", "a regular file", kind_of(found.st_mode))
-        again = f"/dev/fd/{fd}"
-        yield Source(place, fd, again if os.path.exists(again) else name, found.st_size)  # noqa: PTH110
+        yield Source(place, fd, found.st_size)
     finally:
         os.close(fd)
 
@@ -92,13 +74,29 @@ def kind_of(mode: int) -> OSError | str:
 
 
 def read_header(source: Source) -> Header:
-    """Read the header; the safetensors package checks it against the length of the file.
+    """Read and check the header. Raises `HeaderError`, `PromptCacheOSError`."""
+    text = read_text(source)
+    return check_header(source, text, parse(text))
 
+
+def check_header(source: Source, text: bytes, parsed: Regular | None) -> Header:
+    """The header of that text, checked against the length of the file.
+
+    The safetensors package checks it, unless it could be `parsed` and its tensors fill the file.
     Raises `HeaderError` for what is no safetensors file, is too short or too long for its tensors,
     names one twice, or has a dtype that mlx does not write; `PromptCacheOSError`.
     """
+    begin = 8 + len(text)
+    filled = parsed is not None and arrange(parsed.tensors.values(), source.nbytes - begin)
+    if parsed is None or not filled:
+        parsed = _judge(source, text)
+    tensors = {name: parsed.tensors[name] for name in sorted(parsed.tensors)}
+    return Header(source.place, source.nbytes, begin, tensors, parsed.metadata)
+
+
+def _judge(source: Source, text: bytes) -> Regular:
+    """The tensors and the metadata of a header that safetensors takes."""
     place = source.place
-    text = _read_text(source)
     entries = _parse_text(place, text)
     try:
         with safe_open(source.path, "mlx"):
@@ -115,12 +113,15 @@ def read_header(source: Source) -> Header:
         dtype, (start, end) = entry["dtype"], entry["data_offsets"]
         if dtype not in DTYPES:
             raise HeaderError(place, f"tensor {name}", f"one of {', '.join(DTYPES)}", dtype)
-        tensors[name] = Tensor(name, dtype, tuple(entry["shape"]), start, end - start)
-    return Header(place, source.nbytes, 8 + len(text), tensors, metadata)
+        tensors[name] = Tensor(dtype, tuple(entry["shape"]), (start, end), name)
+    return Regular(tensors, metadata)
 
 
-def _read_text(source: Source) -> bytes:
-    """The header's bytes, once their number is known to be reasonable."""
+def read_text(source: Source) -> bytes:
+    """The header's bytes, once their number is known to be reasonable.
+
+    Raises `HeaderError`, `PromptCacheOSError`.
+    """
     place = source.place
     try:
         prefix = os.pread(source.fd, 8, 0)

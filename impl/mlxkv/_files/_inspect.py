@@ -8,9 +8,10 @@ from typing import Any
 
 from mlxkv._files._body import Body, load_arrays
 from mlxkv._files._errors import PromptCacheError
-from mlxkv._files._header import Header, Tensor, opened, read_header
+from mlxkv._files._header import Header, opened, read_header
 from mlxkv._files._layers import Layer
 from mlxkv._files._read import Reading, ambiguities, best, read_as
+from mlxkv._files._regular import Tensor
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def inspect_prompt_cache(path: str | os.PathLike[str]) -> Inspection:
     with opened(path) as source:
         header = read_header(source)
         load_arrays(source, header)
-        readings = read_as(header, Body(source, header))
+        readings = read_as(header, Body(source, header.begin))
     fits = [reading for reading in readings if not reading.problems]
     if not fits:
         nearest = best(readings)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from mlxkv._files._body import Body
+from mlxkv._files._body import Body, Window
 from mlxkv._files._errors import FieldError, LayoutError, Place
-from mlxkv._files._header import Tensor
+from mlxkv._files._regular import Tensor
 
 INDEX = re.compile(r"0|[1-9][0-9]{0,18}")
 # Lists in lists in lists; each takes up to three parts of a name.
@@ -67,14 +67,12 @@ class Const(NamedTuple):
 class Content:
     """The bytes of a file, of which single numbers may be looked at."""
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body | Window) -> None:
         self._body = body
 
     def number(self, tensor: Tensor) -> int | bool:
         """The number of an I32, I64 or BOOL of rank 0. Raises `PromptCacheOSError`."""
-        data = self._body.read(tensor.start, tensor.nbytes)
-        number = int.from_bytes(data, "little", signed=True)
-        return bool(number) if tensor.dtype == "BOOL" else number
+        return number_of(self._body.read(tensor.start, tensor.nbytes), tensor.dtype)
 
     def numbers(self, place: Place, name: str, tensor: Tensor) -> list[int]:
         """The integers of a small tensor. Raises `FieldError`, `PromptCacheOSError`."""
@@ -82,7 +80,13 @@ class Content:
         if not whole or tensor.shape[0] > MAX_NUMBERS:
             raise FieldError(place, name, f"I32 [n], n up to {MAX_NUMBERS}", str(tensor))
         data = self._body.read(tensor.start, tensor.nbytes)
-        return list(data.cast("i" if tensor.dtype == "I32" else "q"))
+        return list(memoryview(data).cast("i" if tensor.dtype == "I32" else "q"))
+
+
+def number_of(data: bytes, dtype: str) -> int | bool:
+    """The integer that these bytes are, or the flag."""
+    number = int.from_bytes(data, "little", signed=True)
+    return bool(number) if dtype == "BOOL" else number
 
 
 def grow(place: Place, kind: str, entries: Iterable[tuple[str, Any]]) -> dict[str, Any]:

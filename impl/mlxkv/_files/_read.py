@@ -102,7 +102,7 @@ def read_prompt_cache(
     with opened(path) as source:
         header = read_header(source)
         arrays = load_arrays(source, header)
-        return choose(header, Body(source, header), generation, arrays)
+        return choose(header, Body(source, header.begin), generation, arrays)
 
 
 def choose(

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlxkv._files._errors import FieldError, LayoutError, Place, UnknownClassError
-from mlxkv._files._header import Header, Tensor
+from mlxkv._files._header import Header
 from mlxkv._files._layers import Const, Content, Layer, dense, grow, tell, tensor, within
+from mlxkv._files._regular import Tensor
 from mlxkv._files._rules import (
     EMPTY,
     Buffers,
@@ -59,10 +60,10 @@ def read_leaves(
         if leaf is None or name in kinds:
             got = "one that is listed twice" if leaf is not None else "none"
             raise LayoutError(place, f"scalar {i}", f"a tensor {tell(name)}", got)
-        _check_kind(place, leaf, kind)
+        check_kind(place, leaf, kind)
         kinds[name] = kind
     for name, kind in kinds.items():
-        leaves[name] = Const(_value(place, leaves[name], kind, content))
+        leaves[name] = Const(value_of(place, leaves[name], kind, content))
     return grow(place, "tensor", leaves.items())
 
 
@@ -86,7 +87,7 @@ def _listed(place: Place, scalars: list[tuple[str, str]]) -> Iterator[tuple[Any,
             raise LayoutError(place, "scalar 0", "''", tell(entry))
 
 
-def _check_kind(place: Place, leaf: Tensor, kind: Any) -> None:
+def check_kind(place: Place, leaf: Tensor, kind: Any) -> None:
     """Raise unless the tensor can be a scalar of that kind: a small one."""
     match kind:
         case "scalar":
@@ -101,7 +102,7 @@ def _check_kind(place: Place, leaf: Tensor, kind: Any) -> None:
         raise FieldError(place, f"tensor {leaf.name}", _KINDS[kind], str(leaf))
 
 
-def _value(place: Place, leaf: Tensor, kind: str, content: Content) -> Any:
+def value_of(place: Place, leaf: Tensor, kind: str, content: Content) -> Any:
     """The value of a tensor that the file lists as a scalar."""
     if kind == "none":
         return None

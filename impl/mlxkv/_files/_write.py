@@ -15,7 +15,8 @@ from mlx.utils import tree_flatten
 from mlxkv._errors import CacheError
 from mlxkv._files._atomic import replacing
 from mlxkv._files._errors import NotSavableError, Place, PromptCacheOSError
-from mlxkv._files._header import DTYPES, MAX_HEADER, MAX_NAMES, kind_of
+from mlxkv._files._header import MAX_HEADER, kind_of
+from mlxkv._files._regular import DTYPES, MAX_NAMES
 from mlxkv._files._slices import sliced, write_slices
 
 _SAVABLE = frozenset(DTYPES.values())
