@@ -102,4 +102,4 @@ def ones_for(*counts: mx.array) -> mx.array | int:
 
 @cache
 def _ones(batch: int) -> mx.array:
-    return mx.array([1] * batch)
+    return mx.array([1] * batch, mx.int32)  # Of no rows it would be float32.
