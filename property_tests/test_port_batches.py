@@ -354,40 +354,6 @@ def test_a_restored_batch_goes_on(contract, name, single_tokens):
         restored.finalize()
 
 
-INTEGERS = [getattr(mx, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
-
-
-def count(cache):
-    """A step of one token a row; returns offset and left_padding, and what adding numbers gives."""
-    ring = hasattr(cache, "rotated")
-    leaves = ring and (cache.rotated or cache._idx == cache.max_size)
-    expected = cache.offset + 1, cache.left_padding - 1 if leaves else cache.left_padding
-    expected = [digest(one) for one in expected]
-    cache.update_and_fetch(rows(2, 1), rows(2, 1))
-    return [digest(cache.offset), digest(cache.left_padding)], expected
-
-
-@CONTRACTS
-@CLASSES
-@pytest.mark.parametrize("dtype", [*INTEGERS, mx.bool_, mx.float16, mx.bfloat16, mx.float32])
-@pytest.mark.parametrize("in_place", [True, False], ids=["in-place", "rebound"])
-def test_counts_keep_the_dtype_that_they_were_given(contract, name, dtype, in_place):
-    """A token counts as a number does, whatever the counts were made before or meanwhile."""
-    cache = construct(contract, name, [0, 1], window=3)
-    for _ in range(7):
-        seen, expected = count(cache)
-        assert seen == expected
-    if in_place:
-        cache.offset += mx.zeros(2, dtype)
-        cache.left_padding += mx.zeros(2, dtype)
-    else:
-        cache.offset = cache.offset.astype(dtype)
-        cache.left_padding = cache.left_padding.astype(dtype)
-    for _ in range(7):
-        seen, expected = count(cache)
-        assert seen == expected
-
-
 @CONTRACTS
 @CLASSES
 @pytest.mark.parametrize(

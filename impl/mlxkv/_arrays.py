@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NoReturn, Self
 import mlx.core as mx
 
 from mlxkv._base import Cache
+from mlxkv._batch_rows import ones_for
 from mlxkv._errors import (
     ArrayTypeError,
     CountError,
@@ -136,28 +137,6 @@ def check_optional(cache: object, name: str, array: Any) -> None:
         raise ArrayTypeError(cache, "state", f"an mx.array or None as {name}", got)
 
 
-def padding_mask(
-    cache: object,
-    N: int,  # noqa: N803 - the release's name
-    left_padding: Any,
-    lengths: Any,
-) -> mx.array | None:
-    """The mask bool (batch, N), True for tokens past the padding and within the lengths.
-
-    None where neither is given. Raises `PaddingError`.
-    """
-    try:
-        positions = mx.arange(N)
-        if left_padding is None:
-            return None if lengths is None else positions < lengths[:, None]
-        mask: mx.array = positions >= left_padding[:, None]
-        return mask if lengths is None else mask & (positions < lengths[:, None])
-    except (ValueError, TypeError, IndexError):
-        expected = "one number a row, and an integer as N"
-        got = f"left_padding {left_padding}, lengths {lengths}, N {N!r}"
-        raise PaddingError(cache, "make_mask", expected, got) from None
-
-
 class ArraysCache(Cache):
     """A list of slots, each None or an array (batch, ...) of any dtype.
 
@@ -165,6 +144,9 @@ class ArraysCache(Cache):
     up to the end of each row's own; `advance` counts both down. The slots are a list that `state`
     hands out as it is. Source: 0.31.3 cache.py:594-728, 0.32.2 cache.py:596-724.
     """
+
+    __slots__ = ("_counted",)  # No field: what copies and states need not have.
+    _counted: tuple[Any, mx.array | int]
 
     _reference_name = "ArraysCache"
     _extracted_class: ClassVar[type[ArraysCache]]
@@ -327,6 +309,15 @@ class ArraysCache(Cache):
         Source: 0.31.3 cache.py:685-689, 0.32.2 cache.py:681-685.
         """
         lengths, left_padding = self.lengths, self.left_padding
+        if type(N) is int and N == 1 and lengths is None and left_padding is not None:
+            try:
+                known, one = self._counted
+            except AttributeError:
+                known, one = None, 1
+            if known is left_padding:
+                left_padding -= one
+                return
+            self._counted = left_padding, ones_for(left_padding)
         try:
             if lengths is not None:
                 if left_padding is not None and (

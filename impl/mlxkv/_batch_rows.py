@@ -88,16 +88,17 @@ def roll_rows(buffer: mx.array, shifts: mx.array) -> mx.array:
     return mx.take(buffer.reshape(-1, head_dim), source + start, axis=0)
 
 
-def ones_for(*counts: mx.array) -> mx.array | int:
+def ones_for(*counts: Any) -> mx.array | int:
     """1 as an array that, added to each of these counts, gives what the number would; sooner.
 
     The number itself where they are not int32 (batch,). In-place arithmetic changes nothing of it:
     int32 counts can only become what takes an int32 1 as it takes the number.
     """
-    shape = counts[0].shape
-    if len(shape) != 1 or any(one.dtype != mx.int32 or one.shape != shape for one in counts):
-        return 1
-    return _ones(shape[0])
+    for one in counts:
+        if type(one) is not mx.array or one.dtype != mx.int32 or one.ndim != 1:
+            return 1
+    batches = {one.size for one in counts}
+    return _ones(*batches) if len(batches) == 1 else 1
 
 
 @cache

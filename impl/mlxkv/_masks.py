@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import mlx.core as mx
+
+from mlxkv._errors import PaddingError
 
 Mask: TypeAlias = mx.array | Literal["causal"] | None
 
@@ -51,3 +53,25 @@ def create_attention_mask(
         if not return_array:
             return "causal"
     return create_causal_mask(N, offset, window_size=window_size)
+
+
+def padding_mask(
+    cache: object,
+    N: int,  # noqa: N803 - the release's name
+    left_padding: Any,
+    lengths: Any,
+) -> mx.array | None:
+    """The mask bool (batch, N), True for tokens past the padding and within the lengths.
+
+    None where neither is given. Raises `PaddingError`.
+    """
+    try:
+        positions = mx.arange(N)
+        if left_padding is None:
+            return None if lengths is None else positions < lengths[:, None]
+        mask: mx.array = positions >= left_padding[:, None]
+        return mask if lengths is None else mask & (positions < lengths[:, None])
+    except (ValueError, TypeError, IndexError):
+        expected = "one number a row, and an integer as N"
+        got = f"left_padding {left_padding}, lengths {lengths}, N {N!r}"
+        raise PaddingError(cache, "make_mask", expected, got) from None

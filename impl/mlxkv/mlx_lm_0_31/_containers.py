@@ -7,9 +7,10 @@ from typing import Any, Self
 import mlx.core as mx
 
 from mlxkv import _arrays, _list
-from mlxkv._arrays import check_slots, padding_mask
+from mlxkv._arrays import check_slots
 from mlxkv._errors import ListMetaStateError, StateArityError
 from mlxkv._list import AllOrNothing, entries
+from mlxkv._masks import padding_mask
 from mlxkv._names import find_class
 from mlxkv.mlx_lm_0_31._batches import BatchKVCache, BatchRotatingKVCache
 from mlxkv.mlx_lm_0_31._sequences import (
