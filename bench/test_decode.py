@@ -42,6 +42,62 @@ def test_dispatch(pair: Pair, name: str, size: Any) -> None:
     pair(prepare, unit="step")
 
 
+class BareConcatenate:
+    """The calls of MLX in an update of a `ConcatenateKVCache`, unchecked."""
+
+    def __init__(self, cache: Any) -> None:
+        self.keys, self.values, self.offset = cache.keys, cache.values, cache.offset
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Append rows."""
+        self.keys = keys = mx.concatenate([self.keys, keys], 2)
+        self.values = values = mx.concatenate([self.values, values], 2)
+        self.offset += 1
+        return keys, values
+
+
+class BareArrays:
+    """The same of an `ArraysCache`, whose one token is an array already."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache, self.left_padding = cache.cache, cache.left_padding
+        self.one = mx.ones_like(self.left_padding)
+
+    def __getitem__(self, slot: int) -> Any:
+        return self.cache[slot]
+
+    def __setitem__(self, slot: int, array: mx.array) -> None:
+        self.cache[slot] = array
+
+    def advance(self, _tokens: int) -> None:
+        """Count one token."""
+        self.left_padding -= self.one
+
+
+BARE: dict[str, Any] = {"ConcatenateKVCache": BareConcatenate, "ArraysCache": BareArrays}
+
+
+@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.parametrize("name", BARE)
+def test_dispatch_floor(pair: Pair, name: str, size: Any) -> None:
+    """The same of bare objects that call MLX as often and check nothing."""
+    filled_once = once(lambda cache: filled(cache, name, size(LAYERS, 2), 64, 1, 64))
+    bare_once = once(lambda cache: list(map(BARE[name], filled_once(cache))))
+
+    def decoding(layers: list[Any]) -> Callable[[], Any]:
+        mx.eval([vars(layer) for layer in layers])
+        keys, values = rows(batch_of(name), 1, 1, 64)
+        return lambda: step(name, layers, keys, values)
+
+    def bare(cache: Any) -> Callable[[], Any]:
+        return decoding(bare_once(cache))
+
+    def whole(cache: Any) -> Callable[[], Any]:
+        return decoding(filled_once(cache))
+
+    pair(bare, whole, unit="step")
+
+
 @each_class
 @pytest.mark.lengths(256, 4_096, tiny=8)
 def test_decode(pair: Pair, name: str, length: int, size: Any) -> None:

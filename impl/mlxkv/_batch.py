@@ -118,8 +118,12 @@ class BatchCache(PlainCache):
         """What is kept of right padding, None where none is pending."""
         raise NotImplementedError
 
-    def _count(self, leave: bool) -> None:
-        """Count one token a row, and where a column leaves the padding of each row down."""
+    def _count(self, leave: bool) -> tuple[mx.array, mx.array]:
+        """Count one token a row, and where a column leaves the padding of each row down.
+
+        Returns left_padding and offset. What to count by is looked up where those are not the
+        arrays of the token before.
+        """
         left, offset = self.left_padding, self.offset
         try:
             left_before, offset_before, one = self._counted
@@ -131,7 +135,9 @@ class BatchCache(PlainCache):
         if leave:
             self.left_padding -= one
         self._advance(one)
-        self._counted = left, self.offset, one
+        offset = self.offset
+        self._counted = left, offset, one
+        return left, offset
 
     def _advance(self, tokens: int | mx.array) -> None:
         """Add to every offset; each release says whether a handle shows it."""

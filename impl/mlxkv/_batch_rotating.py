@@ -109,8 +109,7 @@ class BatchRotatingKVCache(Ring, BatchCache):
         k_buffer[window] = keys
         v_buffer[window] = values
         self._offset, self._idx = prev + 1, idx + 1
-        self._count(self.rotated)
-        self.keys = k_buffer = mx.depends(k_buffer, (self.left_padding, self.offset))
+        self.keys = k_buffer = mx.depends(k_buffer, self._count(self.rotated))
         if prev >= max_size:
             return k_buffer, v_buffer
         return self._first(prev + 1) if prev + 1 < held else self._fetch()
