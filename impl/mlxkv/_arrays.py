@@ -24,7 +24,6 @@ from mlxkv._errors import (
     RowIndexError,
     RowSelectionError,
     SlotShapeError,
-    StateError,
     UnsupportedError,
 )
 from mlxkv._words import join
@@ -120,21 +119,6 @@ def as_left_padding(cache: object, left_padding: Any) -> mx.array | None:
         got = repr(left_padding)
         raise PaddingError(cache, "__init__", "left_padding as a list", got) from None
     return as_counts(cache, "__init__", "left_padding", left_padding) if given else None
-
-
-def check_slots(cache: object, slots: Any) -> None:
-    """Raise unless it is a list or tuple of arrays and Nones."""
-    if not isinstance(slots, list | tuple):
-        raise StateError(cache, "state", "a list of slots", repr(slots))
-    for i, slot in enumerate(slots):
-        check_optional(cache, f"slot {i}", slot)
-
-
-def check_optional(cache: object, name: str, array: Any) -> None:
-    """Raise unless it is an array or None."""
-    if array is not None and not isinstance(array, mx.array):
-        got = type(array).__name__
-        raise ArrayTypeError(cache, "state", f"an mx.array or None as {name}", got)
 
 
 class ArraysCache(Cache):
@@ -269,6 +253,23 @@ class ArraysCache(Cache):
         there and for -1, where mlx-lm hands out no row at all (its window is [-1, 0)).
         Source: 0.31.3 cache.py:673-676, 0.32.2 cache.py:669-672.
         """
+        slots = self._rows_at(idx) if type(idx) is int and idx >= 0 else None
+        single = object.__new__(self._extracted_class)
+        single.cache = self._cut_row(idx) if slots is None else slots
+        single.left_padding = single.lengths = None
+        return single
+
+    def _rows_at(self, row: int) -> list[mx.array] | None:
+        """That row of each slot, None where one is no array or has no such row."""
+        window, rows = slice(row, row + 1), []
+        for slot in self.cache:
+            if type(slot) is not mx.array or not slot.ndim or row >= len(slot):
+                return None
+            rows.append(slot[window])
+        return rows
+
+    def _cut_row(self, idx: Any) -> list[mx.array]:
+        """The same by any index; raises as `extract` does."""
         try:
             row = index(idx) if self.cache else 0
         except TypeError:
@@ -286,9 +287,7 @@ class ArraysCache(Cache):
                 expected = f"a row of [0, {batch}) or [-{batch}, -1)"
                 raise RowIndexError(self, "extract", expected, str(row))
             slots.append(slot[row : row + 1])
-        single = self._extracted_class(len(slots))
-        single.cache = slots
-        return single
+        return slots
 
     def prepare(self, lengths: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         """Set `lengths`, the tokens of each row that are still to come; the rest is ignored.

@@ -90,3 +90,18 @@ def parse_count(cache: object, name: str, field: Any, low: int = 0) -> int:
     if count < low:
         raise MetaStateError(cache, "meta_state", f"{name} of at least {low}", str(count))
     return count
+
+
+def check_slots(cache: object, slots: Any) -> None:
+    """Raise unless it is a list or tuple of arrays and Nones."""
+    if not isinstance(slots, list | tuple):
+        raise StateError(cache, "state", "a list of slots", repr(slots))
+    for i, slot in enumerate(slots):
+        check_optional(cache, f"slot {i}", slot)
+
+
+def check_optional(cache: object, name: str, array: Any) -> None:
+    """Raise unless it is an array or None."""
+    if array is not None and not isinstance(array, mx.array):
+        got = type(array).__name__
+        raise ArrayTypeError(cache, "state", f"an mx.array or None as {name}", got)

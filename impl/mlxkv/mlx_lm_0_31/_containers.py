@@ -7,11 +7,11 @@ from typing import Any, Self
 import mlx.core as mx
 
 from mlxkv import _arrays, _list
-from mlxkv._arrays import check_slots
 from mlxkv._errors import ListMetaStateError, StateArityError
 from mlxkv._list import AllOrNothing, entries
 from mlxkv._masks import padding_mask
 from mlxkv._names import find_class
+from mlxkv._states import check_slots
 from mlxkv.mlx_lm_0_31._batches import BatchKVCache, BatchRotatingKVCache
 from mlxkv.mlx_lm_0_31._sequences import (
     ChunkedKVCache,

@@ -7,12 +7,11 @@ from typing import Any
 import mlx.core as mx
 
 from mlxkv import _arrays, _list
-from mlxkv._arrays import check_optional, check_slots
 from mlxkv._errors import MetaStateError, StateArityError
 from mlxkv._list import entries
 from mlxkv._masks import padding_mask
 from mlxkv._names import find_class
-from mlxkv._states import unpack
+from mlxkv._states import check_optional, check_slots, unpack
 from mlxkv.mlx_lm_0_32._batches import BatchKVCache, BatchRotatingKVCache
 from mlxkv.mlx_lm_0_32._sequences import (
     ChunkedKVCache,
