@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from math import inf
 from statistics import harmonic_mean, median, quantiles
 from typing import Any, NamedTuple
 
@@ -51,30 +52,47 @@ def describe(machine: dict[str, Any]) -> str:
 
 def _targets(pairs: list[Bench], workers: list[Bench]) -> Table:
     rows = []
+    floors = {
+        bench["fullname"].replace("_floor[", "["): bench["extra_info"]["speedup"]["median"]
+        for bench in pairs
+        if "_floor[" in bench["fullname"]
+    }
     for target in TARGETS:
-        found = [(target.reached(bench), label(bench)) for bench in pairs if target.covers(bench)]
+        found = [
+            (target.reached(bench), label(bench), floors.get(bench["fullname"], inf))
+            for bench in pairs
+            if target.covers(bench)
+        ]
         least = f"{target.least:,g} x{' (upper quartile)' if target.spread else ''}"
         rows += _judge(target.work, target.least, least, found)
     rates = [
-        (median(bench["extra_info"]["rates"]["two"]), f"drawn by {bench['params']['engine']}")
+        (median(bench["extra_info"]["rates"]["two"]), f"drawn by {bench['params']['engine']}", inf)
         for bench in workers
         if bench["params"]["mode"] == "value" and _name(bench) != "operations"
     ]
     least = f"{HARNESS_STEPS:,} steps/s"
     rows += _judge("the harness, two workers, value mode", HARNESS_STEPS, least, rates)
-    return Table("Targets", ("work", "at least", "the least", "of", "met"), rows)
+    note = (
+        "out of reach: even its floor, which is a bench too, misses the target. That is code which "
+        "calls MLX and `copy.deepcopy` as the work must, and checks and keeps nothing."
+    )
+    notes = [note] * any("out of reach" in row[-1] for row in rows)
+    return Table("Targets", ("work", "at least", "the least", "of", "met"), rows, notes)
 
 
 def _judge(
-    work: str, least: float, told: str, found: list[tuple[float, str]]
+    work: str, least: float, told: str, found: list[tuple[float, str, float]]
 ) -> Iterator[list[str]]:
     """The row of a target, if anything was found that says whether it is met."""
     if found:
-        met = sum(one >= least for one, _ in found)
-        worst, which = min(found)
+        met = sum(one >= least for one, _, _ in found)
+        worst, which, _ = min(found)
         reached = f"{worst:,.{0 if worst >= 100 else 2}f}"
         judged = "met" if met == len(found) else "**not met**"
-        yield [work, told, reached, which, f"{judged}, {met} of {len(found)}"]
+        judged += f", {met} of {len(found)}"
+        if beyond := sum(max(one, floor) < least for one, _, floor in found):
+            judged += f", {beyond} out of reach"
+        yield [work, told, reached, which, judged]
 
 
 def _pairs(subject: str, benches: list[Bench]) -> Table:
