@@ -64,15 +64,17 @@ def _begin_one(writing: Writing, cache: str, mode: Mode) -> tuple[str, ...]:
     source = writing.source
     writing.constructs["a"] = _construct(writing, "a", cache)
     offered = [name for name in _offered(writing.contract, cache, mode) if name != "merge"]
-    # A trace that decodes goes round the window several times, with little in between.
-    share = 1 if writing.style.decoding else 4
+    # A trace that decodes goes round the window several times, with little in between. So does one
+    # with promises, for most of what there is to do ends them.
+    promises = _reserve(source, cache)
+    share = 1 if writing.style.decoding or promises else 4
     weights = _WEIGHTS | {"update": source.pick((4, 8, 12))}
-    return ("update",) * 4 + swarm(source, offered, weights, share) + _reserve(source, cache)
+    return ("update",) * 4 + promises + swarm(source, offered, weights, share)
 
 
 def _reserve(source: Source, cache: str) -> tuple[str, ...]:
     """Promise lengths in some traces."""
-    return ("reserve",) * 3 if cache in _RESERVED and source.one_in(8) else ()
+    return ("reserve",) * 2 if cache in _RESERVED and source.one_in(8) else ()
 
 
 def _begin_batch(writing: Writing, cache: str, mode: Mode) -> tuple[str, ...]:
@@ -95,7 +97,7 @@ def _begin_batch(writing: Writing, cache: str, mode: Mode) -> tuple[str, ...]:
         "update": source.pick((3, 6, 9)), "single": 4, "merge": 2, "extend": 3, "prepare": 2,
         "filter": 2, "extract": 2, "meet": 2,
     }  # fmt: skip
-    return ("update",) * 3 + swarm(source, offered, weights) + _reserve(source, cache)
+    return ("update",) * 3 + _reserve(source, cache) + swarm(source, offered, weights)
 
 
 def _keep(source: Source, args: dict[str, Argument]) -> dict[str, Argument]:
