@@ -27,6 +27,17 @@ def same_error(expected: Raised, actual: Raised, errors: Errors) -> bool:
             return same_type and (same_text or actual.message == expected.message)
 
 
+def is_own(actual: Raised, own: str | None) -> bool:
+    """Tell whether an error is of the class, if any, that a target has for what its caches raise.
+
+    One that no cache was there for passes: arguments that a method does not take, a `depends` on
+    keys of None.
+    """
+    if own is None or actual.module.partition(".")[0] == __name__.partition(".")[0]:
+        return True
+    return any(kind.__name__ == own for kind in type(actual.error).__mro__)
+
+
 def same_scalar(expected: object, actual: object) -> bool:
     """Tell whether two values that are no arrays are the same, down to 1, 1.0 and True.
 

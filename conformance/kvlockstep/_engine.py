@@ -20,7 +20,7 @@ import msgspec
 import kvreference
 from kvlockstep._arrays import RecipeError
 from kvlockstep._caches import CACHES, FUNCTIONS
-from kvlockstep._compare import is_unset, same_error
+from kvlockstep._compare import is_own, is_unset, same_error
 from kvlockstep._contract import DERIVED, Contract, Level
 from kvlockstep._divergence import Divergence, Run
 from kvlockstep._findings import Findings, Logged, Meaning, Place
@@ -127,7 +127,7 @@ class _Course:
         self.unseen = lockstep.target.transactional and lockstep.level == "state"
         self.result = Run()
         self.watch = Watch(self.left, self.result)
-        self.findings = Findings(lockstep.target.errors, trace.mode)
+        self.findings = Findings(self.target.errors, trace.mode, self.target.own_errors)
         self.stillness = Stillness()
         self.logged: dict[int, Logged] = {}
 
@@ -209,6 +209,9 @@ class _Course:
             field = f"returns, not {expected.kind}"
         same = both and same_error(expected, actual, self.target.errors)
         if not same:
+            self.findings.add(Place(index, "outcome"), (field,), expected, actual)
+        elif not is_own(actual, self.target.own_errors) and self.logged[index].cache != FUNCTIONS:
+            field = f"raises {actual.kind}, not a {self.target.own_errors}"
             self.findings.add(Place(index, "outcome"), (field,), expected, actual)
         if saved is None:
             return "stored" if both else "aftermath"
@@ -355,7 +358,7 @@ class _Course:
             try:
                 other = read(theirs)
             except Exception as error:
-                other = Raised(error.with_traceback(None))
+                other = Raised.of(error)
             if one is not other:
                 compare(where, (prefix + name,) if prefix else path, one, other)
 
@@ -432,4 +435,4 @@ def _attempt(operation: Operation, side: Side, step: AnyStep) -> Any:
     except RecipeError:
         raise
     except Exception as error:
-        return Raised(error.with_traceback(None))
+        return Raised.of(error)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import mlx.core as mx
 from msgspec import Struct
 
-from kvlockstep._compare import Errors, same_error, same_scalar
+from kvlockstep._compare import Errors, is_own, same_error, same_scalar
 from kvlockstep._divergence import Divergence, Signature
 from kvlockstep._facts import Context, facts_of
 from kvlockstep._operations import destination, operands
@@ -72,8 +72,10 @@ class Logged(Struct, frozen=True, gc=False):
 class Findings:
     """The differences of one trace."""
 
-    def __init__(self, errors: Errors, mode: Mode = "value") -> None:
+    def __init__(self, errors: Errors, mode: Mode = "value", own: str | None = None) -> None:
         self._errors = errors
+        # The class of the target's own errors.
+        self._own = own
         self._mode = mode
         self._found: list[Finding] = []
         # How many of them have let go of live arrays.
@@ -106,7 +108,9 @@ class Findings:
         elif kind is int or kind is str:
             same = expected == actual
         elif kind is Raised:
-            same = same_error(expected, actual, self._errors)
+            # What the reference was before and after its error is not the target's.
+            own = None if place.meaning == "half changed" else self._own
+            same = same_error(expected, actual, self._errors) and is_own(actual, own)
         elif kind is Snapshot:
             same = self._compare_snapshots(place, path, expected, actual)
         else:

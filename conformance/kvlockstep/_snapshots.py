@@ -58,9 +58,19 @@ def bytes_of(array: mx.array) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """An error that an operation or an attribute raised."""
+    """An error that an operation or an attribute raised; `module` is where, if that is known."""
 
     error: Exception
+    module: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> Raised:
+        """The error without its traceback, and the module of the innermost code."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        module = "" if place is None else place.tb_frame.f_globals["__name__"]
+        return cls(error.with_traceback(None), module)
 
     @property
     def kind(self) -> str:

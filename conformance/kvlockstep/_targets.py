@@ -11,6 +11,7 @@ A module may declare what it promises in a plain dict `KVLOCKSTEP`:
     contracts       release to module name, for a package that follows several
     level           "state" or "buffer": how much of it may be looked at (default: state)
     errors          "type+message", "type" or "raises" (default: raises)
+    own_errors      the name of a class that each error raised inside a cache is of (default: none)
     transactional   a failed operation leaves the cache as it was (default: False)
     reserves        its caches have `reserve(tokens)`, a promise of a length that shows in nothing
                     (default: False)
@@ -48,6 +49,7 @@ _EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "level": (f"one of {', '.join(_LEVELS)}", lambda value: value in _LEVELS),
     "errors": (f"one of {', '.join(_ERRORS)}", lambda value: value in _ERRORS),
+    "own_errors": ("the name of a class", lambda value: isinstance(value, str)),
     "transactional": _FLAG,
     "reserves": _FLAG,
     "seeds": _FLAG,
@@ -70,6 +72,7 @@ class Target:
     transactional: bool = False
     reserves: bool = False
     seeds: bool = False
+    own_errors: str | None = None
 
 
 def contracts_of(spec: str) -> tuple[str, ...]:
@@ -122,6 +125,7 @@ def load_target(spec: str, release: str) -> Target:
         declared.get("transactional", False),
         declared.get("reserves", False),
         declared.get("seeds", False),
+        declared.get("own_errors"),
     )
 
 

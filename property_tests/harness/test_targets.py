@@ -51,6 +51,7 @@ def test_module_that_declares_nothing(declare):
     assert contracts_of(spec) == (NEWEST,)
     assert (target.level, target.errors) == ("state", "raises")
     assert not target.transactional
+    assert target.own_errors is None
     assert not target.reserves
     assert not target.seeds
     assert target.spec == spec
@@ -61,13 +62,14 @@ def test_module_that_declares_everything(declare):
     """What a module declares is what it is tested by."""
     spec = declare(
         "{'contract': '0.31.3', 'level': 'buffer', 'errors': 'type', 'transactional': True,"
-        " 'reserves': True, 'seeds': True}"
+        " 'own_errors': 'PortError', 'reserves': True, 'seeds': True}"
     )
     target = load_target(spec, "0.31.3")
 
     assert contracts_of(spec) == ("0.31.3",)
     assert (target.contract, target.level, target.errors) == ("0.31.3", "buffer", "type")
     assert target.transactional
+    assert target.own_errors == "PortError"
     assert target.reserves
     assert target.seeds
 

@@ -24,6 +24,7 @@ KVLOCKSTEP = {
     "contract": "0.31.3",
     "level": "buffer",
     "errors": "type",
+    "own_errors": "CacheError",
     "transactional": True,
     "reserves": True,
     "seeds": True,

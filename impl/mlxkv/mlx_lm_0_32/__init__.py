@@ -25,6 +25,7 @@ KVLOCKSTEP = {
     "contract": "0.32.2",
     "level": "buffer",
     "errors": "type",
+    "own_errors": "CacheError",
     "transactional": True,
     "reserves": True,
     "seeds": False,
