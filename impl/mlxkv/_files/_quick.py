@@ -169,9 +169,9 @@ def _make(
     classes: Mapping[str, Any],
 ) -> list[Any] | None:
     """The caches; None where the tensors are not sorted, or there are more kinds than pay."""
-    names = list(parsed.tensors)
-    signs = [leaves.signs[name] for name in names]
-    arrays = [leaves.arrays.get(name) for name in names]
+    names = [*parsed.tensors, ""]  # The last one is no layer's.
+    signs = [leaves.signs[name] for name in parsed.tensors]
+    arrays = [leaves.arrays.get(name) for name in parsed.tensors]
     made: dict[int, Any] = {}
     known: dict[str, list[Kind]] = {}
     at = count = 0
@@ -181,20 +181,21 @@ def _make(
         for kind in kinds:
             end = at + len(kind.signs)
             own = [prefix + rest for rest in kind.names]
-            if signs[at:end] == kind.signs and names[at:end] == own:
+            alike = signs[at:end] == kind.signs and names[at:end] == own
+            if alike and not names[end].startswith(prefix):
                 break
         else:
             count += 1
             if count > _MOST:
                 return None
             end = at
-            while end < len(names) and names[end].startswith(prefix):
+            while names[end].startswith(prefix):
                 end += 1
             kind = _judge(place.child(i, name), body, parsed, names[at:end], leaves, classes)
             kinds.append(kind)
         made[i] = make(kind.plan, arrays[at:end])
         at = end
-    return [made[i] for i in range(len(made))] if at == len(names) else None
+    return [made[i] for i in range(len(made))] if at == len(signs) else None
 
 
 def _judge(
