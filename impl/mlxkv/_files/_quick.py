@@ -23,8 +23,9 @@ from mlxkv._files._plan import Plan, make, plan
 from mlxkv._files._regular import DTYPES, Arranged, Regular, arrange
 from mlxkv._files._scalars import Scalars, check_kind, value_of
 
-# Kinds of layers, which differ in some number or shape, that one file may have.
+# Kinds of layers, which differ in some number or shape, and names of metadata, in one file.
 _MOST = 64
+_NAMES = 1 << 13
 _COUNTS = ("I32", "I64")
 
 
@@ -67,11 +68,9 @@ def load_quickly(
     try:
         outline = _outline(place, parsed.metadata)
         arranged = outline and arrange(parsed.tensors.values(), source.nbytes - begin)
-        if (
-            not outline
-            or not arranged
-            or not is_small(source.nbytes, (shape for _, shape in arranged.kinds))
-        ):
+        if not outline or not arranged:
+            return None
+        if not is_small(source.nbytes, [shape for _, shape in arranged.kinds]):
             return None
         body = Body(source, begin, keep=False)
         leaves = _read(place, body, arranged, outline.scalars)
@@ -86,9 +85,10 @@ def _outline(place: Place, metadata: dict[str, str]) -> Outline | None:
     """What the metadata say; None unless they are the entries of 0.32, sorted as mlx has them."""
     names, texts = list(metadata), list(metadata.values())
     first, second = bisect_left(names, "1."), bisect_left(names, "2.")
-    order = _sorted_numbers(second - first)
-    listed = (len(names) - second - 1) // 2
-    if second - first > MAX_LAYERS or names[first:] != _entries(second - first, listed):
+    count, listed = second - first, (len(names) - second - 1) // 2
+    if len(names) > _NAMES or not 0 <= count <= MAX_LAYERS:
+        return None
+    if names[first:] != _entries(count, listed):
         return None
     user = {}
     for name in names[:first]:
@@ -98,7 +98,7 @@ def _outline(place: Place, metadata: dict[str, str]) -> Outline | None:
     scalars = dict(zip(texts[second + 1 :: 2], texts[second + 2 :: 2], strict=True))
     if texts[second] or len(scalars) != listed:
         return None
-    classes = dict(zip(order, texts[first:second], strict=True))
+    classes = dict(zip(_sorted_numbers(count), texts[first:second], strict=True))
     return Outline(classes, scalars, unflatten_metadata(place, user))
 
 
