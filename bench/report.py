@@ -24,13 +24,14 @@ class Table(NamedTuple):
 
 
 def tables(report: dict[str, Any]) -> Iterator[Table]:
-    """All tables that have rows."""
+    """All tables that have rows; the targets are a CPU's."""
     groups: dict[str, list[Bench]] = defaultdict(list)
     for bench in report["benchmarks"]:
         groups[bench["group"]].append(bench)
     steps, workers, profile = (groups.pop(name, []) for name in ("steps", "workers", "profile"))
     pairs = [bench for group in groups.values() for bench in group]
-    made = [_targets(pairs, workers), *(_pairs(*group) for group in groups.items())]
+    made = [_targets(pairs, workers)] if report["machine_info"]["device"] == "cpu" else []
+    made += [_pairs(*group) for group in groups.items()]
     made += [_steps(steps), _workers(workers), _profile(profile)]
     yield from (table for table in made if table.rows)
 
@@ -46,7 +47,8 @@ def describe(machine: dict[str, Any]) -> str:
         "mlx-lm to the port, more than 1 is better: the median over the turns, and the quartiles. "
         "On a CPU times are those of the core, which others on the machine do not count in; of "
         "saving and of workers they are the clock's. Memory is what there was not before: at the "
-        "peak of the work, its input included, and held after it, its result not."
+        "peak of the work, its input included, and held after it, its result not. On a GPU MLX "
+        "lets go of memory when the GPU is done with it: a peak there differs from run to run."
     )
 
 

@@ -1,14 +1,16 @@
 """Run the benches; write what they measured, as JSON, as tables and as plots.
 
 `make bench`; options go to pytest: `.venv/bin/python bench/run.py --device gpu -k decode`. The
-files are `latest.json`, `latest.md` and the plots in `bench/results/`; `--results DIR` names
-another folder. `--report FILE` runs nothing and makes the tables and plots of a JSON file.
+files are `latest.json`, `latest.md` and the plots in `bench/results/`, of a GPU in
+`bench/results/gpu/`; `--results DIR` names another folder. `--report FILE` runs nothing and makes
+the tables and plots of a JSON file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,20 +26,28 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> int:
     """Run pytest, print the tables and write all results."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--results", type=Path)
     parser.add_argument("--report", type=Path)
+    parser.add_argument("--device", default=os.environ.get("KVLOCKSTEP_DEVICE", "cpu"))
     asked, options = parser.parse_known_args()
-    asked.results.mkdir(parents=True, exist_ok=True)
-    file = asked.report or asked.results.resolve() / "latest.json"
-    if asked.report is None and (status := _measure(file, options)):
+    results = asked.results or results_of(asked.device)
+    results.mkdir(parents=True, exist_ok=True)
+    file = asked.report or results.resolve() / "latest.json"
+    if asked.report is None and (status := _measure(file, ["--device", asked.device, *options])):
         return status
     report = json.loads(file.read_bytes())
     caption, made = describe(report["machine_info"]), list(tables(report))
     _print(made, caption)
-    plots = draw(report["benchmarks"], asked.results)
+    plots = draw(report["benchmarks"], results)
     pages = [caption, *(f"![{plot.stem}]({plot.name})" for plot in plots), *map(_to_markdown, made)]
-    (asked.results / "latest.md").write_text("\n\n".join(pages) + "\n", encoding="utf-8")
+    (results / "latest.md").write_text("\n\n".join(pages) + "\n", encoding="utf-8")
     return 0
+
+
+def results_of(device: str) -> Path:
+    """The folder for what is measured on a device: no GPU's takes the place of the CPU's."""
+    folder = ROOT / "bench" / "results"
+    return folder if device == "cpu" else folder / device
 
 
 def _measure(file: Path, options: list[str]) -> int:

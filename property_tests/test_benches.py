@@ -85,6 +85,26 @@ def test_results_of_a_run(tmp_path: Path) -> None:
     assert "mlx-lm" in (tmp_path / "lookup.svg").read_text(encoding="utf-8")
 
 
+def test_results_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have a folder of their own, and are held to no target: those are a CPU's."""
+    monkeypatch.syspath_prepend(BENCH)
+    from run import results_of  # noqa: PLC0415
+
+    assert results_of("gpu") != results_of("cpu") == BENCH / "results"
+    ran = run(BENCH / "run.py", "--results", tmp_path, "-k", "lookup and memory and 10000")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    file = tmp_path / "latest.json"
+    report = json.loads(file.read_bytes())
+    report["machine_info"] |= {"device": "gpu", "chip": "A GPU"}
+    file.write_text(json.dumps(report), encoding="utf-8")
+    ran = run(BENCH / "run.py", "--results", tmp_path, "--report", file)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    page = (tmp_path / "latest.md").read_text(encoding="utf-8")
+    assert page.startswith("A GPU, ")
+    assert "| memory, 10,000 |" in page
+    assert "Targets" not in page
+
+
 def test_run_that_cannot_be(tmp_path: Path) -> None:
     """What pytest ends with is what the run ends with, and no table is written."""
     ran = run(BENCH / "run.py", "--results", tmp_path, "--cache-limit=much")

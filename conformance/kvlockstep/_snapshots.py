@@ -52,8 +52,8 @@ class Snapshot(Struct, eq=False, gc=False):
 
 
 def bytes_of(array: mx.array) -> bytes:
-    """Return the raw bytes of an array."""
-    return bytes(memoryview(array))  # type: ignore[arg-type]
+    """Return the raw bytes of an array; on CUDA MLX's buffer of none may be no address."""
+    return bytes(memoryview(array)) if array.size else b""  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

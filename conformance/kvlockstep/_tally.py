@@ -79,16 +79,14 @@ class Tally:
 
     def _explain(self, signature: Signature, trace: Trace) -> Found:
         if signature not in self._undeclared_in(trace).signatures():
-            note = (
-                f"{signature} did not show again when its trace was replayed: is it deterministic?"
-            )
-            self.report.problems.append(note)
-            return Found(signature, note)
+            return self._doubt(signature)
         small = shrink(trace, signature, self._undeclared_in)
         run = self.engine.run(small)
+        divergence = next((d for d in run.divergences if d.signature == signature), None)
+        if divergence is None:
+            return self._doubt(signature)
         path = self.settings.report / f"{slug(str(signature))}.json"
         write(small, path)
-        divergence = next(d for d in run.divergences if d.signature == signature)
         text = "\n".join(
             [
                 str(signature),
@@ -98,6 +96,11 @@ class Tally:
             ]
         )
         return Found(signature, text, str(path), small)
+
+    def _doubt(self, signature: Signature) -> Found:
+        note = f"{signature} did not show again when its trace was replayed: is it deterministic?"
+        self.report.problems.append(note)
+        return Found(signature, note)
 
     def _undeclared_in(self, trace: Trace) -> Run:
         """Run a trace, keeping only what the ledger does not declare."""

@@ -36,9 +36,29 @@ def _is_zero(number: object) -> bool:
     return isinstance(number, int) and number == 0
 
 
+def _is_on_cuda() -> bool:
+    return mx.default_device().type == mx.gpu and mx.cuda.is_available()
+
+
+def _holds_nothing(cache: Any) -> bool:
+    buffers = (getattr(cache, name, None) for name in ("keys", "values"))
+    return any(isinstance(buffer, mx.array) and not buffer.size for buffer in buffers)
+
+
+def _brings_nothing(step: Update) -> bool:
+    recipes = (step.keys, step.values)
+    return any(recipe is not None and 0 in recipe.shape for recipe in recipes)
+
+
 def _before(release: str) -> tuple[str, ...]:
     return kvreference.PINNED[: kvreference.PINNED.index(release)]
 
+
+_NOTHING_ON_CUDA = (
+    "on CUDA mx.quantize divides by the elements of an array that has none and kills the process "
+    "(SIGFPE)"
+)
+_ONE_BIT_ON_CUDA = "on CUDA mx.quantize with bits=1 leaves its results as memory was: garbage"
 
 ZONES = (
     Zone(
@@ -50,6 +70,24 @@ ZONES = (
         (Update,),
         lambda _, cache, __: _is_zero(getattr(cache, "group_size", None)),
         "mx.quantize divides by a group size of 0 and kills the process (SIGFPE)",
+    ),
+    Zone(
+        (Quantize,),
+        lambda _, cache, __: _is_on_cuda() and _holds_nothing(cache),
+        _NOTHING_ON_CUDA,
+    ),
+    Zone(
+        (Update,),
+        lambda step, cache, _: (
+            _is_on_cuda() and hasattr(cache, "group_size") and _brings_nothing(step)
+        ),
+        _NOTHING_ON_CUDA,
+    ),
+    Zone((Quantize,), lambda step, *_: _is_on_cuda() and step.bits == 1, _ONE_BIT_ON_CUDA),
+    Zone(
+        (Update,),
+        lambda _, cache, __: _is_on_cuda() and getattr(cache, "bits", None) == 1,
+        _ONE_BIT_ON_CUDA,
     ),
     Zone(
         (Filter,),

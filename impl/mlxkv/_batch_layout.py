@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import mlx.core as mx
 
 from mlxkv._buffers import ALL
-from mlxkv._words import MANY, WORD, Window, concatenate, shared_words
+from mlxkv._words import MANY, WORD, Window, concatenate, is_on_cpu, shared_words
 
 Span: TypeAlias = tuple[int, int]
 # A flat buffer, its first row and the one after the last; None for rows of zeros.
@@ -79,7 +79,7 @@ def compose(blocks: Sequence[Block], layout: Layout) -> mx.array | None:
     pieces = heads * sum(block.batch * (len(block.spans) + 1) for block in blocks)
     if not size or size < pieces * PIECE or not layout.alike(blocks):
         return None
-    if mx.default_device().type != mx.DeviceType.cpu:
+    if not is_on_cpu():
         return None
     flat = concatenate(list(_pieces(*_widened(blocks, layout))), 0)
     return flat.view(layout.dtype).reshape(layout[:4])

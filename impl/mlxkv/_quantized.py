@@ -31,13 +31,17 @@ def check_sizes(cache: object, operation: str, group_size: Any, bits: Any) -> No
 
 
 def quantize(cache: object, operation: str, rows: mx.array, group_size: int, bits: int) -> Parts:
-    """Packed rows, scales and biases, as `mx.quantize` returns them; raises only our errors."""
+    """Packed rows, scales and biases, as `mx.quantize` returns them; raises only our errors.
+
+    Of no elements they are made without it: evaluating it would kill the process on CUDA.
+    """
     check_sizes(cache, operation, group_size, bits)
     try:
-        return mx.quantize(rows, group_size=group_size, bits=bits)
+        parts = mx.quantize(rows, group_size=group_size, bits=bits)
     except ValueError as error:
         expected = f"rows that quantize with group_size={group_size}, bits={bits}"
         raise QuantizationError(cache, operation, expected, f"{rows.shape}: {error}") from error
+    return parts if rows.size else [mx.zeros(part.shape, part.dtype) for part in parts]
 
 
 def first_parts(parts: Parts, rows: int) -> Parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 import pytest
 from property_tests.harness.ports import (
     construct,
@@ -14,10 +15,12 @@ from property_tests.harness.ports import (
 )
 
 import kvreference
+from kvlockstep import _gate, _undefined
 from kvlockstep._check import as_text
 from kvlockstep._contract import contract_of
 from kvlockstep._engine import Lockstep
-from kvlockstep._jobs import JobReport
+from kvlockstep._gate import run_job
+from kvlockstep._jobs import Job, JobReport
 from kvlockstep._recipes import Rows
 from kvlockstep._settings import Settings
 from kvlockstep._steps import (
@@ -70,10 +73,19 @@ NESTED_RING = (
 DIVIDES, READS = "divides by a group size of 0", "filter with an index"
 EXTRACTS, ROLLS = "BatchKVCache.extract", "after trim(1.5)"
 OLD_EXTRACTS = "BatchRotatingKVCache.extract"
+NOTHING, ONE_BIT = "array that has none", "with bits=1"
+# Rows that are none: no tokens, no heads, no batch, no values.
+NONE = [Update(keys=Rows(shape=shape)) for shape in ((1, 1, 0, 64), (1, 0, 2, 64), (0, 1, 2, 64))]
+NONE.append(Update(keys=Rows(shape=(1, 1, 2, 64)), values=Rows(shape=(1, 1, 0, 64))))
+QUANTIZED = construct("QuantizedKVCache", group_size=32)
 # What enters a zone, by the reason: steps of which the last one is left out, in these releases.
 INSIDE = [
     (DIVIDES, (construct(), WIDE, Quantize(group_size=0)), RELEASES),
     (DIVIDES, (construct("QuantizedKVCache", group_size=0), WIDE), RELEASES),
+    *((NOTHING, (QUANTIZED, WIDE, none), RELEASES) for none in NONE),
+    (NOTHING, (construct(), NONE[1], Quantize(group_size=32)), RELEASES),
+    (ONE_BIT, (construct("QuantizedKVCache", bits=1), WIDE), RELEASES),
+    (ONE_BIT, (construct(), WIDE, Quantize(bits=1)), RELEASES),
     (READS, (*BATCH, Filter(indices=(3,))), RELEASES),
     (READS, (*BATCH, Filter(indices=(0, -4), as_list=True)), RELEASES),
     (READS, (*BATCH, Filter(indices=("batch",))), RELEASES),
@@ -97,6 +109,11 @@ OUTSIDE = [
     (construct(), WIDE, Quantize(group_size=1)),
     (construct("QuantizedKVCache", group_size=1), WIDE),
     (construct("QuantizedKVCache", group_size=0), Trim(n=1)),
+    (QUANTIZED, WIDE),
+    (construct("QuantizedKVCache", bits=2), WIDE),
+    (construct(), WIDE, Quantize(bits=2)),
+    (construct(), NONE[0]),
+    (construct(), Quantize(group_size=32)),
     (*BATCH, Filter(indices=(2, -3))),
     (*BATCH, Filter(indices=())),
     (*RING, Filter(indices=(1, -2), as_list=True)),
@@ -115,6 +132,12 @@ OUTSIDE = [
     (*RING, Trim(n=1), PENDING, update(2, batch=2), Finalize()),
     (*BATCH, Trim(n=1.5), Prepare(right_padding=(0, 1, 1), lengths=(1, 1, 1)), Finalize()),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _as_on_cuda(monkeypatch):
+    """What is left out on CUDA is left out here."""
+    monkeypatch.setattr(_undefined, "_is_on_cuda", lambda: True)
 
 
 def told(steps) -> str:
@@ -147,6 +170,23 @@ def test_step_beside_a_zone_is_run(steps, release):
     assert None not in run.log
     assert run.undefined.total() == 0
     assert run.divergences == []
+
+
+@pytest.mark.parametrize(
+    "steps", [steps for reason, steps, _ in INSIDE if reason in (NOTHING, ONE_BIT)]
+)
+def test_zone_of_cuda_is_none_on_a_cpu(steps, monkeypatch):
+    """What MLX gets wrong on CUDA it does right on a CPU, and there it is run."""
+    monkeypatch.undo()
+    before = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    try:
+        run = itself(NEW).run(trace_of(*steps))
+    finally:
+        mx.set_default_device(before)
+
+    assert None not in run.log
+    assert run.undefined.total() == 0
 
 
 def test_every_zone_has_a_step_into_it():
@@ -247,3 +287,15 @@ def test_counts_of_zones_add_up():
         total.add(JobReport(undefined=itself(NEW).run(trace_of(*steps)).undefined))
 
     assert sorted(total.undefined.values()) == [1, 2]
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_witness_in_a_zone_of_a_gpu_is_not_judged(device, monkeypatch):
+    """What was left out on a GPU does not make a ledger entry stale; on a CPU it does."""
+    monkeypatch.setattr(_gate, "use_device", lambda _: None)
+    settings = Settings(device=device)
+
+    report = run_job(Job("ledger", NEW, "quantized-update-unlike-lengths"), settings)
+
+    assert report.undefined.total() == 1
+    assert ["is stale" in problem for problem in report.problems] == [True] * (device == "cpu")

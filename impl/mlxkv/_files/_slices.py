@@ -18,8 +18,11 @@ _RUN = 1 << 10
 
 
 def sliced(arrays: Mapping[str, mx.array]) -> int:
-    """The bytes of those evaluated arrays that are not dense, which MLX copies to write them."""
-    buffers: list[tuple[mx.array, Any]] = [(one, one) for one in arrays.values()]
+    """The bytes of those evaluated arrays that are not dense, which MLX copies to write them.
+
+    One without elements is not looked into: on CUDA its buffer may be no address.
+    """
+    buffers: list[tuple[mx.array, Any]] = [(one, one) for one in arrays.values() if one.size]
     return sum(one.nbytes for one, buffer in buffers if not memoryview(buffer).c_contiguous)
 
 
