@@ -73,20 +73,20 @@ ZONES = (
     ),
     Zone(
         (Quantize,),
-        lambda _, cache, __: _is_on_cuda() and _holds_nothing(cache),
+        lambda _, cache, __: _holds_nothing(cache) and _is_on_cuda(),
         _NOTHING_ON_CUDA,
     ),
     Zone(
         (Update,),
         lambda step, cache, _: (
-            _is_on_cuda() and hasattr(cache, "group_size") and _brings_nothing(step)
+            hasattr(cache, "group_size") and _brings_nothing(step) and _is_on_cuda()
         ),
         _NOTHING_ON_CUDA,
     ),
-    Zone((Quantize,), lambda step, *_: _is_on_cuda() and step.bits == 1, _ONE_BIT_ON_CUDA),
+    Zone((Quantize,), lambda step, *_: step.bits == 1 and _is_on_cuda(), _ONE_BIT_ON_CUDA),
     Zone(
         (Update,),
-        lambda _, cache, __: _is_on_cuda() and getattr(cache, "bits", None) == 1,
+        lambda _, cache, __: getattr(cache, "bits", None) == 1 and _is_on_cuda(),
         _ONE_BIT_ON_CUDA,
     ),
     Zone(
