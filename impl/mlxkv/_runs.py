@@ -20,6 +20,10 @@ Run = bytes | list[Any]
 # writes ahead of them is as long as one of them.
 WIDTH = 5
 _HEAD = WIDTH
+# The first bytes of many such ints: a prefix of it is told sooner than counted.
+_INTS = b"i" * (1 << 16)
+# How many tokens are compared at once.
+_BLOCK = 1 << 13
 
 
 class Path(NamedTuple):
@@ -64,9 +68,10 @@ def _pack(tokens: list[Any]) -> bytes | None:
         written = marshal.dumps(tokens, 2)
     except ValueError:
         return None
-    size = len(tokens)
-    plain = len(written) == _HEAD + WIDTH * size and written[_HEAD::WIDTH] == b"i" * size
-    return written if plain else None
+    if len(written) != _HEAD + WIDTH * len(tokens):
+        return None
+    types = written[_HEAD::WIDTH]
+    return written if _INTS.startswith(types) or types.count(b"i") == len(tokens) else None
 
 
 def size_of(run: Run) -> int:
@@ -109,15 +114,15 @@ def count_alike(stored: Run, run: Run, start: int) -> int:
     """How many tokens of `stored` go like those of `run` from `start` on; the first two do."""
     if isinstance(stored, bytes) and isinstance(run, bytes):
         view, offset = memoryview(stored), start * WIDTH
-        low, high = 0, min(len(stored), len(run) - offset) // WIDTH
-        end = high
-        while low < high:
-            if run.startswith(view[low * WIDTH : end * WIDTH], offset + low * WIDTH):
-                low = end
+        size = min(len(stored), len(run) - offset) // WIDTH
+        alike, block = 0, _BLOCK
+        while block and alike < size:
+            end = min(alike + block, size)
+            if run.startswith(view[alike * WIDTH : end * WIDTH], offset + alike * WIDTH):
+                alike = end
             else:
-                high = end - 1
-            end = (low + high + 1) // 2
-        return low
+                block = (end - alike) // 2
+        return alike
     ours, theirs = unpack(stored), unpack(cut(run, start, start + size_of(stored)))
     low, high = 1, len(theirs)
     if _alike(ours[:high], theirs):
