@@ -18,6 +18,7 @@ from mlxkv._files._errors import NotSavableError, Place, PromptCacheOSError
 from mlxkv._files._header import MAX_HEADER, kind_of
 from mlxkv._files._regular import DTYPES, MAX_NAMES
 from mlxkv._files._slices import sliced, write_slices
+from mlxkv._words import is_on_cpu
 
 _SAVABLE = frozenset(DTYPES.values())
 # Up to that many bytes MLX copies faster than Python finds its way through slices.
@@ -88,6 +89,7 @@ def write(
     metadata = dict(metadata)
     _check_header(place, arrays, metadata)
     check_target(place, target)
+    arrays = _with_own_numbers(arrays)
     evaluate(place, arrays)
     try:
         with replacing(target) as writer:
@@ -96,6 +98,16 @@ def write(
                 mx.save_safetensors(cast(Any, writer), arrays, metadata)
     except OSError as error:
         raise PromptCacheOSError(place, "file", "a file that can be written", error) from error
+
+
+def _with_own_numbers(arrays: dict[str, mx.array]) -> dict[str, mx.array]:
+    """The arrays; on a GPU each of rank 0 is one that is no element of a longer array.
+
+    Of such an element MLX 0.32.4 saves what is no part of it, on CUDA.
+    """
+    if is_on_cpu():
+        return arrays
+    return {name: one if one.ndim else mx.contiguous(one) for name, one in arrays.items()}
 
 
 def _check_header(place: Place, arrays: dict[str, mx.array], metadata: dict[str, str]) -> None:
