@@ -9,7 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kvlockstep._steps import Made
+import mlx.core as mx
+
+from kvlockstep._arrays import carrier, make
+from kvlockstep._recipes import AnyRecipe
+from kvlockstep._steps import Filter, Made
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,27 @@ FUNCTIONS = "functions"
 def make_cache(module: Any, made: Made) -> Any:
     """Return a new cache of `module`; lets its error through."""
     children = [make_cache(module, child) for child in made.children]
-    # As a caller would write them: paddings are lists.
-    args = {k: list(v) if isinstance(v, tuple) else v for k, v in made.args.items()}
+    args = {name: written(value) for name, value in made.args.items()}
     return getattr(module, made.cache)(*children, **args)
+
+
+def written(value: Any) -> Any:
+    """Return an argument as a caller would write it: numbers as a list, of a recipe the array."""
+    if isinstance(value, AnyRecipe):
+        return make(carrier(value), value.dtype)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def rows_of(step: Filter) -> Any:
+    """Return the batch rows of a step as a caller would give them."""
+    indices = written(step.indices)
+    if step.as_slice:
+        return slice(*numbers_in(step.indices)[:3]) if len(indices) else slice(None)
+    if isinstance(indices, mx.array):
+        return indices.tolist() if step.as_list else indices
+    return indices if step.as_list else mx.array(indices, mx.int32)
+
+
+def numbers_in(value: Any) -> Any:
+    """Return the numbers of an argument, those of an array in one flat list; else the value."""
+    return written(value).reshape(-1).tolist() if isinstance(value, AnyRecipe) else value

@@ -96,6 +96,8 @@ def tell_step(step: AnyStep) -> str:
             return f"{slot}: extend with {peer}"
         case Extract(slot=slot, index=index, to=to):
             return f"{to} = {slot}.extract({index})"
+        case Merge(slot=slot, to=to, bare=True):
+            return f"{to} = merge({slot})"
         case Merge(slot=slot, peers=peers, to=to):
             return f"{to} = merge([{', '.join((slot, *peers))}])"
         case SetItem(slot=slot, index=index, value=value):
@@ -239,4 +241,5 @@ def _tell_item(item: Any) -> str:
 
 
 def _arguments(args: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in args.items())
+    told = {k: tell_recipe(v) if isinstance(v, AnyRecipe) else v for k, v in args.items()}
+    return ", ".join(f"{name}={value}" for name, value in told.items())

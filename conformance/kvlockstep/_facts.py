@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
 from msgspec import Struct
 
+from kvlockstep._caches import numbers_in, rows_of
 from kvlockstep._recipes import AnyRecipe, StateItem
 from kvlockstep._sizes import Sizes
 from kvlockstep._snapshots import Snapshot
-from kvlockstep._steps import Construct, SetState, Update
+from kvlockstep._steps import Construct, Filter, SetState, Update
 from kvlockstep._trace import AnyStep
 
 # The numbers that a batch keeps of its rows; of `pending` the ones or the others.
 _COUNTS = ("left_paddings", "offsets", "pending")
+# Arguments that are numbers, one a row.
+_NUMBERS = frozenset({"left_padding", "lengths", "right_padding", "indices"})
 
 
 class Seen(Struct, frozen=True, gc=False):
@@ -64,7 +68,9 @@ def facts_of(step: AnyStep, sizes: Sizes, context: Context) -> dict[str, Any]:
     no sequence axis), `keys_dtype`, `values_dtype`. For a `set_state`: `state`, its `items`, the
     `shapes` of its arrays (those in triples left out), `keys_rows` (-1 without keys), and
     `scalars`, what stands behind keys and values, and `kinds`, what each item is: "array", "None",
-    "int", "str", a list of kinds. For a construction: its arguments and `cache`.
+    "int", "str", a list of kinds. For a construction: its arguments and `cache`. Of numbers that
+    are an array all in one list, and of any their shape: `indices_shape`, `left_padding_shape`. The
+    `indices` of a slice are the rows that it takes.
     """
     caches = context.caches
     facts: dict[str, Any] = {**sizes, "trimmable": context.trimmable}
@@ -82,7 +88,7 @@ def facts_of(step: AnyStep, sizes: Sizes, context: Context) -> dict[str, Any]:
     if context.tokens_so_far is not None:
         facts["tokens_so_far"] = context.tokens_so_far
     if isinstance(step, Construct):
-        return {**facts, "cache": step.cache, **step.args}
+        return {**facts, "cache": step.cache, **step.args, **_facts_of_numbers(step.args)}
     if isinstance(step, Update):
         values = step.values or step.keys
         facts |= _facts_of_recipe("keys", step.keys) | _facts_of_recipe("values", values)
@@ -100,7 +106,21 @@ def facts_of(step: AnyStep, sizes: Sizes, context: Context) -> dict[str, Any]:
             "kinds": [_kind(item) for item in step.state],
         }
     names = (name for name in step.__struct_fields__ if name not in ("slot", "to"))
-    return facts | {name: getattr(step, name) for name in names}
+    arguments = {name: getattr(step, name) for name in names}
+    facts |= arguments | _facts_of_numbers(arguments)
+    if isinstance(step, Filter) and step.as_slice:
+        with suppress(TypeError):
+            facts["indices"] = [*range(sizes["batch"])[rows_of(step)]]
+    return facts
+
+
+def _facts_of_numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for name in _NUMBERS & arguments.keys():
+        value = arguments[name]
+        shape = (len(value),) if isinstance(value, tuple) else getattr(value, "shape", ())
+        facts |= {name: numbers_in(value), f"{name}_shape": shape}
+    return facts
 
 
 def _facts_of_recipe(name: str, recipe: AnyRecipe) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx.core as mx
-
+from kvlockstep._caches import rows_of, written
 from kvlockstep._memento import Memento
 from kvlockstep._side import Side, build, walk
 from kvlockstep._steps import (
@@ -37,8 +36,7 @@ def transfer(side: Side, step: Transfer) -> None:
 
 
 def filter_rows(side: Side, step: Filter) -> Any:
-    indices = list(step.indices)
-    return side.at(step.slot).filter(indices if step.as_list else mx.array(indices, mx.int32))
+    return side.at(step.slot).filter(rows_of(step))
 
 
 def extend(side: Side, step: Extend) -> Any:
@@ -51,7 +49,7 @@ def extract(side: Side, step: Extract) -> None:
 
 def merge(side: Side, step: Merge) -> None:
     caches = side.all_at((step.slot, *step.peers))
-    side.slots[step.to] = type(caches[0]).merge(caches)
+    side.slots[step.to] = type(caches[0]).merge(caches[0] if step.bare else caches)
 
 
 def prepare(side: Side, step: Prepare) -> Any:
@@ -60,7 +58,7 @@ def prepare(side: Side, step: Prepare) -> Any:
         "lengths": step.lengths,
         "right_padding": step.right_padding,
     }
-    named = {name: list(numbers) for name, numbers in given.items() if numbers is not None}
+    named = {name: written(numbers) for name, numbers in given.items() if numbers is not None}
     return side.at(step.slot).prepare(**named)
 
 

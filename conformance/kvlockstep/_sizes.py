@@ -121,13 +121,17 @@ def resolve(step: AnyStep, sizes: Sizes) -> AnyStep:
         return replace(step, state=_resolve_item(step.state, sizes))
     if isinstance(step, SetItem) and step.value is not None:
         return replace(step, value=_resolve_recipe(step.value, sizes))
-    if isinstance(step, Filter):
+    if isinstance(step, Filter) and isinstance(step.indices, tuple):
         return replace(step, indices=tuple(_number(index, sizes) for index in step.indices))
     if isinstance(step, Extract) and isinstance(step.index, str):
         return replace(step, index=_evaluate(step.index, sizes))
     if isinstance(step, Prepare) and step.fit:
         names = ("left_padding", "lengths", "right_padding")
-        fitted = {name: _fit(getattr(step, name), sizes["batch"]) for name in names}
+        fitted = {
+            name: _fit(numbers, sizes["batch"])
+            for name in names
+            if isinstance(numbers := getattr(step, name), tuple)
+        }
         return replace(step, fit=False, **fitted)
     return step
 
@@ -138,7 +142,7 @@ def _resolve_item(item: Any, sizes: Sizes) -> Any:
     return _resolve_recipe(item, sizes) if isinstance(item, AnyRecipe) else item
 
 
-def _fit(numbers: tuple[int, ...] | None, size: int) -> tuple[int, ...] | None:
+def _fit(numbers: tuple[int, ...], size: int) -> tuple[int, ...]:
     """Cut or repeat the numbers to that many."""
     return numbers and tuple(numbers[i % len(numbers)] for i in range(min(size, MAX_ROWS)))
 

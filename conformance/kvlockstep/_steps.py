@@ -31,7 +31,9 @@ Paddings = Annotated[tuple[Count, ...], Meta(max_length=MAX_ROWS)]
 _MetaLeaf = str | tuple[str, ...]
 _MetaInner = str | tuple[_MetaLeaf, ...]
 MetaItem = str | tuple[_MetaInner, ...]
-Argument = int | float | None | tuple[int, ...]
+# Numbers, one a row: a list of them, or an array.
+Numbers = Paddings | AnyRecipe
+Argument = int | float | None | tuple[int, ...] | AnyRecipe
 Held = Literal["state", "result", "inputs", "copy"]
 
 
@@ -176,10 +178,15 @@ class Transfer(OnSlot, frozen=True, tag="transfer", kw_only=True):
 
 
 class Filter(OnSlot, frozen=True, tag="filter", kw_only=True):
-    """`filter(indices)`, batch rows to keep, as an int32 array or as a list."""
+    """`filter(indices)`, batch rows to keep, as an int32 array or as a list.
 
-    indices: Annotated[tuple[Index, ...], Meta(max_length=MAX_ROWS)]
+    An array of its own is given as it is, or, `as_list`, as what its `tolist()` returns. `as_slice`
+    they are what a slice is made of: (stop,), (start, stop) or (start, stop, step).
+    """
+
+    indices: Annotated[tuple[Index, ...], Meta(max_length=MAX_ROWS)] | AnyRecipe
     as_list: bool = False
+    as_slice: bool = False
 
 
 class Extend(OnSlot, frozen=True, tag="extend", kw_only=True):
@@ -196,21 +203,26 @@ class Extract(OnSlot, frozen=True, tag="extract", kw_only=True):
 
 
 class Merge(OnSlot, frozen=True, tag="merge", kw_only=True):
-    """Put `type(cache).merge([cache, *peers])` into slot `to`, without peers that are not there."""
+    """Put `type(cache).merge([cache, *peers])` into slot `to`, without peers that are not there.
+
+    `bare`, `merge(cache)`, with no list.
+    """
 
     peers: Addresses = ()
     to: Name = "m"
+    bare: bool = False
 
 
 class Prepare(OnSlot, frozen=True, tag="prepare", kw_only=True):
     """`prepare(...)` with the paddings and lengths that are given, as lists of one number a row.
 
-    `fit` cuts or repeats them to the batch size of the reference's cache.
+    `fit` cuts or repeats lists to the batch size of the reference's cache. An array is given as it
+    is.
     """
 
-    left_padding: Paddings | None = None
-    lengths: Paddings | None = None
-    right_padding: Paddings | None = None
+    left_padding: Numbers | None = None
+    lengths: Numbers | None = None
+    right_padding: Numbers | None = None
     fit: bool = False
 
 

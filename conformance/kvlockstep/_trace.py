@@ -82,6 +82,8 @@ def _plain(value: Any) -> Any:
     """Return `value` as JSON has it, without the fields that are at their defaults."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     if not isinstance(value, Struct):
         return value
     config = value.__struct_config__

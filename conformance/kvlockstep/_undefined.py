@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 import kvreference
+from kvlockstep._caches import numbers_in
 from kvlockstep._sizes import Sizes, children_of
 from kvlockstep._steps import Extract, Filter, Finalize, Quantize, Update
 from kvlockstep._trace import AnyStep
@@ -91,8 +92,15 @@ ZONES = (
     ),
     Zone(
         (Filter,),
-        lambda step, _, sizes: any(_is_outside(index, sizes) for index in step.indices),
+        lambda step, _, sizes: (
+            not step.as_slice and any(_is_outside(one, sizes) for one in numbers_in(step.indices))
+        ),
         "filter with an index out of range reads past the buffer: garbage, or SIGSEGV",
+    ),
+    Zone(
+        (Filter,),
+        lambda step, *_: step.as_slice and 0 in numbers_in(step.indices)[2:3],
+        "MLX divides by a slice's step of 0 and kills the process (SIGFPE)",
     ),
     Zone(
         (Extract,),

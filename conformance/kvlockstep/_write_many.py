@@ -44,7 +44,12 @@ _BRINGING: tuple[tuple[Size, ...], ...] = (
 def _filter(writing: Writing) -> Iterator[AnyStep]:
     source = writing.source
     indices = tuple(source.pick(_INDICES) for _ in range(source.pick(_KEPT)))
-    yield Filter(slot=writing.slot(), indices=indices, as_list=source.one_in(2))
+    yield Filter(
+        slot=writing.slot(),
+        indices=indices,
+        as_list=source.one_in(2),
+        as_slice=len(indices) < 4 and source.one_in(8),
+    )
 
 
 def _extend(writing: Writing) -> Iterator[AnyStep]:

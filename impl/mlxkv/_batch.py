@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from mlxkv._base import PlainCache
-from mlxkv._batch_layout import Block, Layout, Span, clip, lay, width
+from mlxkv._batch_layout import Block, Layout, Span, lay
 from mlxkv._batch_rows import Counts, ones_for, read_counts, select_rows
 from mlxkv._buffers import UPDATE, Shape
 from mlxkv._errors import (
@@ -265,9 +265,8 @@ class BatchCache(PlainCache):
             shift, batch, spans = idx - side.idx, side.offset.shape[0], side.spans
             lefts.append(side.left_padding + shift if shift else side.left_padding)
             if spans is None:
-                spans = [] if side.keys is None else [(0, side.keys.shape[2])]
-            if shift + width(spans) > columns:
-                spans = clip(spans, columns - shift)
+                held = 0 if side.keys is None else side.keys.shape[2]
+                spans = [(0, min(held, columns - shift))]
             k_blocks.append(Block(side.keys, batch, shift, spans))
             v_blocks.append(Block(side.values, batch, shift, spans))
         keys, values = _lay(k_blocks, columns, blank), _lay(v_blocks, columns, blank)

@@ -88,7 +88,7 @@ def compose(blocks: Sequence[Block], layout: Layout) -> mx.array | None:
 def _widened(blocks: Sequence[Block], layout: Layout) -> tuple[Sequence[Block], Layout]:
     """The blocks and the layout in words, where the rows are whole words; else as they are."""
     buffers = [block.buffer for block in blocks if block.buffer is not None]
-    if not buffers or shared_words(buffers) is None or not layout.alike(blocks):
+    if shared_words(buffers) is None or not layout.alike(blocks):
         return blocks, layout
     wide = [b if b.buffer is None else b._replace(buffer=b.buffer.view(WORD)) for b in blocks]
     words = layout.head_dim * layout.dtype.size // WORD.size
@@ -101,15 +101,6 @@ def width(spans: Sequence[Span]) -> int:
     for first, stop in spans:
         columns += stop - first
     return columns
-
-
-def clip(spans: Sequence[Span], columns: int) -> list[Span]:
-    """The spans as far as they are the first so many columns."""
-    clipped = []
-    for first, stop in spans:
-        clipped.append((first, min(stop, first + columns)))
-        columns = max(0, columns - (stop - first))
-    return clipped
 
 
 def skip(spans: Sequence[Span], columns: int) -> list[Span]:

@@ -63,22 +63,21 @@ def splice(buffer: mx.array, windows: Sequence[Window], *rows: mx.array) -> mx.a
 def shared_words(parts: Sequence[mx.array]) -> mx.Dtype | None:
     """The one dtype of arrays whose rows are to be moved as words; None where they are not.
 
-    They are large enough together, alike in dtype, rank and the size of the last axis, and on the
-    CPU.
+    They are large enough together, alike in dtype and the size of the last axis, and on the CPU.
     """
     size = 0
     for part in parts:
         size += part.nbytes
     if size < MANY or not is_on_cpu():
         return None
-    dtype, rank = parts[0].dtype, parts[0].ndim
+    dtype = parts[0].dtype
     elements = _ELEMENTS.get(dtype)
-    if elements is None or rank < 2:
+    if elements is None:
         return None
     width = parts[0].shape[-1]
     if width % elements:
         return None
     for part in parts:
-        if part.dtype != dtype or part.ndim != rank or part.shape[-1] != width:
+        if part.dtype != dtype or part.shape[-1:] != (width,):
             return None
     return dtype

@@ -57,6 +57,9 @@ TOLD: dict[str, AnyStep] = {
     "b = BatchKVCache(left_padding=(1, 0))": Construct(
         slot="b", cache="BatchKVCache", args={"left_padding": (1, 0)}
     ),
+    "a = BatchKVCache(left_padding=float32 [1])": Construct(
+        cache="BatchKVCache", args={"left_padding": Literals(shape=(1,), values=(1.5,))}
+    ),
     "a = CacheList(KVCache(), CacheList(RotatingKVCache(max_size=4)))": Construct(
         cache="CacheList", children=(Made(cache="KVCache"), _NESTED)
     ),
@@ -88,11 +91,19 @@ TOLD: dict[str, AnyStep] = {
     "a: filter(indices=(0, 'batch-1'), as_list=True)": Filter(
         indices=(0, "batch-1"), as_list=True
     ),
+    "a: filter(indices=(3, 0, -1), as_slice=True)": Filter(indices=(3, 0, -1), as_slice=True),
+    "a: filter(indices=int32 [1, 2])": Filter(
+        indices=Literals(shape=(1, 2), dtype="int32", values=(0, 1))
+    ),
     "a: extend with b": Extend(),
     "e = a.extract(batch-1)": Extract(index="batch-1"),
     "m = merge([a, b, c.0])": Merge(peers=("b", "c.0")),
+    "m = merge(a)": Merge(bare=True),
     "a: prepare(lengths=(3, 2), right_padding=(0, 1), fit=True)": Prepare(
         lengths=(3, 2), right_padding=(0, 1), fit=True
+    ),
+    "a: prepare(left_padding=int32 [])": Prepare(
+        left_padding=Literals(shape=(), dtype="int32", values=(2,))
     ),
     "a: finalize()": Finalize(),
     "a: advance(n=2)": Advance(n=2),

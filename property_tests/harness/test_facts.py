@@ -6,8 +6,18 @@ import pytest
 from property_tests.harness.ports import construct, lockstep_with, release_module, trace_of, update
 
 from kvlockstep._prompt_steps import TrieAdd, TrieSearch
-from kvlockstep._recipes import Rows
-from kvlockstep._steps import Construct, Extend, Extract, Filter, Made, Merge, SetItem, Trim
+from kvlockstep._recipes import Literals, Rows
+from kvlockstep._steps import (
+    Construct,
+    Extend,
+    Extract,
+    Filter,
+    Made,
+    Merge,
+    Prepare,
+    SetItem,
+    Trim,
+)
 
 RELEASED = release_module()
 BATCH = construct("BatchKVCache", left_padding=(1, 0))
@@ -51,6 +61,25 @@ def test_merge_knows_the_states_of_all():
     assert facts["states"] == ["full", "empty", "spare"]
     assert facts["peers"] == ("t", "s")
     assert (facts["offset"], facts["peer_offset"]) == (4, 0)
+
+
+def test_numbers_of_an_array_are_known_and_its_shape():
+    """Of an array given as numbers they are known in one list, and its shape; of a list too."""
+    table = Literals(shape=(2, 1), dtype="int32", values=(0, 1))
+    facts = facts_when("BatchKVCache", "filter", BATCH, Filter(indices=table))
+    assert (facts["indices"], facts["indices_shape"]) == ([0, 1], (2, 1))
+
+    prepared = Prepare(left_padding=table, lengths=(3, 2, 1))
+    facts = facts_when("BatchKVCache", "prepare", BATCH, prepared)
+    assert (facts["left_padding"], facts["left_padding_shape"]) == ([0, 1], (2, 1))
+    assert (facts["lengths"], facts["lengths_shape"]) == ((3, 2, 1), (3,))
+    assert (facts["right_padding"], facts["right_padding_shape"]) == (None, ())
+
+
+def test_slice_is_known_by_its_rows():
+    """Of a slice the rows that it takes are known."""
+    backwards = Filter(slot="b", indices=(-1, -9, -1), as_slice=True)
+    assert facts_when("BatchKVCache", "filter", OTHER, backwards)["indices"] == [2, 1, 0]
 
 
 def test_operation_without_a_peer_has_no_peers_sizes():

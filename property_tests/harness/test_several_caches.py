@@ -31,6 +31,7 @@ from kvreference import RELEASES
 
 pytestmark = pytest.mark.parametrize("release", RELEASES)
 BATCHES = "BatchKVCache", "BatchRotatingKVCache"
+ROW = Literals(shape=(), dtype="int32", values=(1,))
 
 
 def batch(cache: str = "BatchKVCache", slot: str = "a", padding: tuple[int, ...] = (1, 0)):
@@ -169,6 +170,32 @@ def test_indices_are_an_array_or_a_list(release):
     assert seen[0].dtype == mx.int32
     assert [seen[0].tolist(), seen[1]] == [[1], [1]]
     assert type(seen[1]) is list
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ({"indices": ROW}, mx.array(1)),
+        ({"indices": ROW, "as_list": True}, 1),
+        ({"indices": ("batch-1",), "as_slice": True}, slice(1)),
+        ({"indices": (0, 2, 1, 9), "as_slice": True}, slice(0, 2, 1)),
+        ({"indices": (), "as_slice": True}, slice(None)),
+    ],
+)
+def test_indices_are_what_no_list_is(release, given, seen):
+    """Indices are an array of any rank, what is in it, or a slice."""
+    side, rows = play(release, batch()), []
+    side.slots["a"].filter = rows.append
+    play_on(side, Filter(**given))
+
+    assert type(rows[0]) is type(seen)
+    assert rows[0] == seen
+
+
+def test_merge_of_a_bare_cache(release):
+    """A bare merge is given the cache, and no list."""
+    with pytest.raises(TypeError, match="not iterable"):
+        play(release, construct(), Merge(bare=True))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

@@ -21,7 +21,7 @@ from kvlockstep._contract import contract_of
 from kvlockstep._engine import Lockstep
 from kvlockstep._gate import run_job
 from kvlockstep._jobs import Job, JobReport
-from kvlockstep._recipes import Rows
+from kvlockstep._recipes import Literals, Rows
 from kvlockstep._settings import Settings
 from kvlockstep._steps import (
     Construct,
@@ -78,6 +78,8 @@ NOTHING, ONE_BIT = "array that has none", "with bits=1"
 NONE = [Update(keys=Rows(shape=shape)) for shape in ((1, 1, 0, 64), (1, 0, 2, 64), (0, 1, 2, 64))]
 NONE.append(Update(keys=Rows(shape=(1, 1, 2, 64)), values=Rows(shape=(1, 1, 0, 64))))
 QUANTIZED = construct("QuantizedKVCache", group_size=32)
+STEPS = "a slice's step of 0"
+TABLE = Literals(shape=(2, 1), dtype="int32", values=(0, 3))
 # What enters a zone, by the reason: steps of which the last one is left out, in these releases.
 INSIDE = [
     (DIVIDES, (construct(), WIDE, Quantize(group_size=0)), RELEASES),
@@ -93,6 +95,8 @@ INSIDE = [
     (READS, (*ARRAYS, Filter(indices=(0, 3))), RELEASES),
     (READS, (*LISTED, Filter(indices=(2,))), RELEASES),
     (READS, (construct("BatchKVCache", left_padding=(1,)), Filter(indices=(1,))), RELEASES),
+    (READS, (*BATCH, Filter(indices=TABLE)), RELEASES),
+    (STEPS, (*BATCH, Filter(indices=(0, 3, 0), as_slice=True)), RELEASES),
     (EXTRACTS, (*BATCH, Extract(index=3)), (OLD,)),
     (EXTRACTS, (*BATCH, Extract(index="batch")), (OLD,)),
     (EXTRACTS, (*BATCH, Extract(index=-4)), (OLD,)),
@@ -117,6 +121,8 @@ OUTSIDE = [
     (*BATCH, Filter(indices=(2, -3))),
     (*BATCH, Filter(indices=())),
     (*RING, Filter(indices=(1, -2), as_list=True)),
+    (*BATCH, Filter(indices=(0, 7, 2), as_slice=True)),
+    (*BATCH, Filter(indices=(0, 0), as_slice=True)),
     (*ARRAYS, Filter(indices=(2, 0, 0, -3))),
     (*LISTED, Filter(indices=(1, -2))),
     (*LISTED, Filter(slot="a.1", indices=(2,))),
