@@ -15,11 +15,11 @@ from mlxkv._files._errors import HeaderError, PromptCacheOSError
 from mlxkv._files._header import Header, Source
 from mlxkv._files._regular import DTYPES, Tensor
 
-# Up to that many bytes Python reads a file faster than MLX does, with its task for each array.
-_SMALL = 16 << 20
+# Up to that many bytes Python reads an array faster than MLX does, with its task for each.
+_SMALL = 1 << 18
 # Read and copied at once: it fits the processor's cache, and is memory that was used before, which
-# an allocator gives for no more than 128 KiB.
-_WINDOW = 120 << 10
+# an allocator gives from the first for no more than 128 KiB. With longer tensors it is the second.
+_WINDOWS = (120 << 10, 1 << 18)
 # Of a body that is no longer, all is read for a number.
 _WHOLE = 1 << 21
 # NumPy has no bfloat16, and a bool of 2 is no other bit pattern to it.
@@ -67,9 +67,10 @@ class Body:
 class Window:
     """A part of the body, with whole tensors: those of a list, in the order that they lie in."""
 
-    def __init__(self, body: Body, order: Iterable[Tensor]) -> None:
+    def __init__(self, body: Body, order: Iterable[Tensor], longest: int) -> None:
         self._body = body
         self._ends = [tensor.data_offsets[1] for tensor in order]
+        self._length = _WINDOWS[longest > _WINDOWS[0]]
         self._data, self._first, self._end = b"", 0, 0
 
     def move(self, start: int) -> tuple[bytes, int, int]:
@@ -77,7 +78,7 @@ class Window:
 
         Raises `PromptCacheOSError`.
         """
-        last = bisect_right(self._ends, start + _WINDOW) - 1
+        last = bisect_right(self._ends, start + self._length) - 1
         self._first, self._end = start, self._ends[max(last, bisect_right(self._ends, start))]
         self._data = self._body.read(start, self._end - start)
         return self._data, start, self._end
@@ -95,9 +96,12 @@ def numpy_dtypes() -> dict[str, Any]:
     return {name: np.dtype(code) for name, code in _NUMPY.items()}
 
 
-def is_small(nbytes: int, shapes: Iterable[tuple[int, ...]]) -> bool:
-    """Whether Python may read the arrays: a few bytes, in shapes that NumPy and MLX both have."""
-    return nbytes <= _SMALL and not any(
+def is_small(longest: int, shapes: Iterable[tuple[int, ...]]) -> bool:
+    """Whether Python may read the arrays: the longest is short, and NumPy and MLX have all shapes.
+
+    `longest` is in bytes.
+    """
+    return longest <= _SMALL and not any(
         len(one) > _RANK or (0 in one and max(one) > _LONGEST) for one in shapes
     )
 
@@ -107,7 +111,8 @@ def read_arrays(body: Body, tensors: Iterable[Tensor]) -> dict[str, mx.array]:
     import numpy as np  # noqa: PLC0415 - as slow to import as all of mlxkv
 
     order = sorted(tensors, key=attrgetter("data_offsets"))
-    window, dtypes = Window(body, order), numpy_dtypes()
+    longest = max((one.nbytes for one in order), default=0)
+    window, dtypes = Window(body, order, longest), numpy_dtypes()
     arrays: dict[str, mx.array] = {}
     data, first, end = b"", 0, 0
     for tensor in order:

@@ -30,7 +30,9 @@ def load(
                 return loaded
         header = check_header(source, text, parsed)
         body = Body(source, header.begin)
-        small = is_small(header.nbytes, (one.shape for one in header.tensors.values()))
+        every = header.tensors.values()
+        longest = max((one.nbytes for one in every), default=0)
+        small = is_small(longest, [one.shape for one in every])
         file = choose(header, body, generation, {} if small else load_arrays(source, header))
         metadata = file.user_metadata()
         if small:

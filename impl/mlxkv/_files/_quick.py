@@ -1,4 +1,4 @@
-"""Small files of 0.32 as mlx-lm writes them, in one pass; all others are left to the strict reader.
+"""Files of 0.32 as mlx-lm writes them, in one pass; all others are left to the strict reader.
 
 What the strict reader says of one layer holds of every other one of the same class whose tensors
 have the same names, dtypes and shapes, and whose scalars and counts have the same bytes. So it is
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from mlxkv._files._body import VIEWED, Body, Window, is_small, numpy_dtypes
+from mlxkv._files._body import VIEWED, Body, Window, is_small, load_arrays, numpy_dtypes
 from mlxkv._files._errors import Place, PromptCacheError
-from mlxkv._files._header import Source
+from mlxkv._files._header import Header, Source
 from mlxkv._files._layers import MAX_LAYERS, Const, Content, grow
 from mlxkv._files._metadata import unflatten_metadata
 from mlxkv._files._plan import Plan, make, plan
@@ -60,22 +60,21 @@ def load_quickly(
 ) -> tuple[list[Any], Any] | None:
     """The caches of a file whose header ends at `begin`, and the user's metadata.
 
-    None where the file is not small, not of 0.32, not as mlx-lm writes it, or cannot be read.
+    None where the file is not of 0.32, not as mlx-lm writes it, or cannot be read.
     """
-    if not is_small(source.nbytes, ()):
-        return None
     place = Place(source.place.file, "0.32")
     try:
         outline = _outline(place, parsed.metadata)
         arranged = outline and arrange(parsed.tensors.values(), source.nbytes - begin)
         if not outline or not arranged:
             return None
-        if not is_small(source.nbytes, [shape for _, shape in arranged.kinds]):
-            return None
+        loaded = None
+        if not is_small(arranged.longest, [shape for _, shape in arranged.kinds]):
+            loaded = load_arrays(source, Header(place, source.nbytes, begin, *parsed))
         body = Body(source, begin, keep=False)
-        leaves = _read(place, body, arranged, outline.scalars)
+        leaves = _read(place, body, arranged, outline.scalars, loaded)
         made = _make(place, body, parsed, outline, leaves, classes)
-    except PromptCacheError:
+    except (PromptCacheError, RuntimeError, MemoryError):
         return None
     missing = len(leaves.arrays) + len(outline.scalars) - len(leaves.signs)
     return None if made is None or missing else (made, outline.metadata)
@@ -115,13 +114,23 @@ def _entries(layers: int, scalars: int) -> list[str]:
     return sorted(["2.0", *(f"1.{i}" for i in range(layers)), *listed])
 
 
-def _read(place: Place, body: Body, arranged: Arranged, scalars: dict[str, str]) -> Leaves:
-    """All leaves, the arrays evaluated. Raises `PromptCacheError`."""
+def _read(
+    place: Place,
+    body: Body,
+    arranged: Arranged,
+    scalars: dict[str, str],
+    loaded: Mapping[str, mx.array] | None,
+) -> Leaves:
+    """All leaves, the arrays evaluated: those that are `loaded`, or all of the body.
+
+    Raises `PromptCacheError`, and what MLX raises.
+    """
     import numpy as np  # noqa: PLC0415 - as slow to import as all of mlxkv
 
-    order, which, kinds = arranged
-    window, dtypes = Window(body, order), numpy_dtypes()
-    texts = Content(window)
+    order, which, kinds, longest = arranged
+    make_array, ndarray = mx.array, np.ndarray
+    window, dtypes = Window(body, order, longest), numpy_dtypes()
+    texts = Content(body if loaded else window)
     leaves = Leaves({}, {}, {})
     arrays, signs, constants = leaves
     numbers: dict[tuple[int, str | None, bytes], int] = {}
@@ -129,22 +138,29 @@ def _read(place: Place, body: Body, arranged: Arranged, scalars: dict[str, str])
         (dtypes[dtype], shape, dtype in VIEWED, dtype in _COUNTS and len(shape) == 1)
         for dtype, shape in kinds
     ]
-    views: list[mx.array] = []
+    late: list[mx.array] = []
     data, first, end = b"", 0, 0
     for tensor, sign in zip(order, which, strict=True):
         start, stop = tensor.data_offsets
-        if stop > end:
-            data, first, end = window.move(start)
         name = tensor.name
         dtype, shape, viewed, counts = ways[sign]
         listed = scalars.get(name)
+        if loaded is None:
+            if stop > end:
+                data, first, end = window.move(start)
+        elif listed is not None or counts:
+            data, first = body.read(start, stop - start), start
         if listed is None:
-            content: Any = np.ndarray(shape, dtype, data, start - first)
-            view: Any = memoryview(content)  # Which MLX takes sooner.
-            arrays[name] = mx.array(view)
-            if viewed:
-                arrays[name] = arrays[name].view(DTYPES[tensor.dtype])
-                views.append(arrays[name])
+            if loaded is None:
+                content: Any = ndarray(shape, dtype, data, start - first)
+                view: Any = memoryview(content)  # Which MLX takes sooner.
+                arrays[name] = make_array(view)
+                if viewed:
+                    arrays[name] = arrays[name].view(DTYPES[tensor.dtype])
+                    late.append(arrays[name])
+            else:
+                arrays[name] = loaded[name]
+                late.append(loaded[name])
             if not counts:
                 signs[name] = sign
                 continue
@@ -156,7 +172,7 @@ def _read(place: Place, body: Body, arranged: Arranged, scalars: dict[str, str])
                 check_kind(place, tensor, listed)
                 constants[number] = Const(value_of(place, tensor, listed, texts))
         signs[name] = number
-    mx.eval(views)
+    mx.eval(late)
     return leaves
 
 

@@ -53,11 +53,12 @@ class Regular(NamedTuple):
 
 
 class Arranged(NamedTuple):
-    """The tensors as they lie in the file, and of each which it is of the kinds that there are."""
+    """The tensors as they lie in the file, which of the kinds each is, and the longest's bytes."""
 
     order: list[Tensor]
     which: list[int]
     kinds: list[tuple[str, tuple[int, ...]]]
+    longest: int
 
 
 _tensors = msgspec.json.Decoder(dict[str, Tensor]).decode
@@ -106,7 +107,8 @@ def arrange(tensors: Iterable[Tensor], nbytes: int) -> Arranged | None:
             return None
         at = end
         which.append(number)
-    return Arranged(order, which, list(known)) if at == nbytes else None
+    longest = max((size for _, size in known.values()), default=0)
+    return Arranged(order, which, list(known), longest) if at == nbytes else None
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:
