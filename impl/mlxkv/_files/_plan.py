@@ -40,13 +40,14 @@ def plan(layer: Layer, classes: Mapping[str, Any], keys: Mapping[str, Any]) -> P
 
 def make(plan: Plan, arrays: Any) -> Any:
     """One cache, as if its state had been set: fields only, its constructor does not run."""
-    cache = plan.cls.__new__(plan.cls)
-    for name, key in plan.arrays:
+    cls, fields, lists, values, children = plan
+    cache = cls.__new__(cls)
+    for name, key in fields:
         setattr(cache, name, arrays[key])
-    for name, keys in plan.lists:
-        setattr(cache, name, [None if key is None else arrays[key] for key in keys])
-    for name, value in plan.values:
+    for name, value in values:
         setattr(cache, name, value)
-    if plan.children is not None:
-        cache.caches = [make(child, arrays) for child in plan.children]
+    for name, keys in lists:
+        setattr(cache, name, [None if key is None else arrays[key] for key in keys])
+    if children is not None:
+        cache.caches = [make(child, arrays) for child in children]
     return cache

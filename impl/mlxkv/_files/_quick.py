@@ -193,8 +193,7 @@ def _make(
     at = count = 0
     for i, name in outline.classes.items():
         prefix = f"{i}."
-        kinds = known.setdefault(name, [])
-        for kind in kinds:
+        for kind in known.get(name, ()):
             end = at + len(kind.signs)
             own = [prefix + rest for rest in kind.names]
             alike = signs[at:end] == kind.signs and names[at:end] == own
@@ -208,7 +207,7 @@ def _make(
             while names[end].startswith(prefix):
                 end += 1
             kind = _judge(place.child(i, name), body, parsed, names[at:end], leaves, classes)
-            kinds.append(kind)
+            known.setdefault(name, []).append(kind)
         made[i] = make(kind.plan, arrays[at:end])
         at = end
     return [made[i] for i in range(len(made))] if at == len(signs) else None
