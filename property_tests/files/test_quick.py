@@ -168,7 +168,7 @@ def test_headers(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(frame(text, bytes(BODY)))
     parsed = _regular.parse(text)
-    fills = parsed and _regular.arrange(parsed.tensors.values(), BODY)
+    fills = parsed and _regular.arrange(list(parsed.tensors.values()), BODY)
     if not parsed or not fills:
         return
     with _header.opened(path) as source:
@@ -182,7 +182,7 @@ def test_headers_that_are_taken(text: bytes) -> None:
     parsed = _regular.parse(text)
     assert parsed is not None
     for more in (-1, 0, 1):
-        arranged = _regular.arrange(parsed.tensors.values(), BODY + more)
+        arranged = _regular.arrange(list(parsed.tensors.values()), BODY + more)
         assert (arranged is not None) is (more == 0)
 
 

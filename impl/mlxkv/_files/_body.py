@@ -65,11 +65,11 @@ class Body:
 
 
 class Window:
-    """A part of the body, with whole tensors: those of a list, in the order that they lie in."""
+    """A part of the body, with whole tensors: those that end at `ends`, of so many bytes."""
 
-    def __init__(self, body: Body, order: Iterable[Tensor], longest: int) -> None:
+    def __init__(self, body: Body, ends: list[int], longest: int) -> None:
         self._body = body
-        self._ends = [tensor.data_offsets[1] for tensor in order]
+        self._ends = ends
         self._length = _WINDOWS[longest > _WINDOWS[0]]
         self._data, self._first, self._end = b"", 0, 0
 
@@ -112,7 +112,8 @@ def read_arrays(body: Body, tensors: Iterable[Tensor]) -> dict[str, mx.array]:
 
     order = sorted(tensors, key=attrgetter("data_offsets"))
     longest = max((one.nbytes for one in order), default=0)
-    window, dtypes = Window(body, order, longest), numpy_dtypes()
+    window = Window(body, [one.data_offsets[1] for one in order], longest)
+    dtypes = numpy_dtypes()
     arrays: dict[str, mx.array] = {}
     data, first, end = b"", 0, 0
     for tensor in order:

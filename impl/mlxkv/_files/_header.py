@@ -87,10 +87,9 @@ def check_header(source: Source, text: bytes, parsed: Regular | None) -> Header:
     names one twice, or has a dtype that mlx does not write; `PromptCacheOSError`.
     """
     begin = 8 + len(text)
-    filled = parsed is not None and arrange(parsed.tensors.values(), source.nbytes - begin)
-    if parsed is None or not filled:
+    if parsed is None or not arrange(list(parsed.tensors.values()), source.nbytes - begin):
         parsed = _judge(source, text)
-    tensors = {name: parsed.tensors[name] for name in sorted(parsed.tensors)}
+    tensors = dict(sorted(parsed.named().items()))
     return Header(source.place, source.nbytes, begin, tensors, parsed.metadata)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from mlxkv._files._body import VIEWED, Body, Window, is_small, load_arrays, numpy_dtypes
-from mlxkv._files._errors import Place, PromptCacheError
+from mlxkv._files._errors import LayoutError, Place, PromptCacheError
 from mlxkv._files._header import Header, Source
 from mlxkv._files._layers import MAX_LAYERS, Const, Content, grow
 from mlxkv._files._metadata import unflatten_metadata
@@ -38,12 +38,13 @@ class Outline(NamedTuple):
 
 
 class Leaves(NamedTuple):
-    """The arrays by name; a number for all that the strict reader would see of each leaf, the same
-    for leaves that are alike; and the scalars by their numbers.
+    """Of each tensor its name, its array, if it is no scalar, and a number for all that the strict
+    reader would see of it, the same for those that are alike; and the scalars by their numbers.
     """
 
-    arrays: dict[str, mx.array]
-    signs: dict[str, int]
+    names: list[str]
+    arrays: list[mx.array | None]
+    signs: list[int]
     constants: dict[int, Const]
 
 
@@ -65,19 +66,20 @@ def load_quickly(
     place = Place(source.place.file, "0.32")
     try:
         outline = _outline(place, parsed.metadata)
-        arranged = outline and arrange(parsed.tensors.values(), source.nbytes - begin)
+        tensors = list(parsed.tensors.values())
+        arranged = outline and arrange(tensors, source.nbytes - begin)
         if not outline or not arranged:
             return None
         loaded = None
         if not is_small(arranged.longest, [shape for _, shape in arranged.kinds]):
-            loaded = load_arrays(source, Header(place, source.nbytes, begin, *parsed))
+            header = Header(place, source.nbytes, begin, parsed.named(), parsed.metadata)
+            loaded = load_arrays(source, header)
         body = Body(source, begin, keep=False)
-        leaves = _read(place, body, arranged, outline.scalars, loaded)
+        leaves = _read(place, body, parsed, arranged, outline.scalars, loaded)
         made = _make(place, body, parsed, outline, leaves, classes)
     except (PromptCacheError, RuntimeError, MemoryError):
         return None
-    missing = len(leaves.arrays) + len(outline.scalars) - len(leaves.signs)
-    return None if made is None or missing else (made, outline.metadata)
+    return None if made is None else (made, outline.metadata)
 
 
 def _outline(place: Place, metadata: dict[str, str]) -> Outline | None:
@@ -117,6 +119,7 @@ def _entries(layers: int, scalars: int) -> list[str]:
 def _read(
     place: Place,
     body: Body,
+    parsed: Regular,
     arranged: Arranged,
     scalars: dict[str, str],
     loaded: Mapping[str, mx.array] | None,
@@ -128,52 +131,55 @@ def _read(
     import numpy as np  # noqa: PLC0415 - as slow to import as all of mlxkv
 
     order, which, kinds, longest = arranged
-    make_array, ndarray = mx.array, np.ndarray
-    window, dtypes = Window(body, order, longest), numpy_dtypes()
+    names, tensors = list(parsed.tensors), list(parsed.tensors.values())
+    window = Window(body, [tensors[i].data_offsets[1] for i in order], longest)
     texts = Content(body if loaded else window)
-    leaves = Leaves({}, {}, {})
-    arrays, signs, constants = leaves
-    numbers: dict[tuple[int, str | None, bytes], int] = {}
+    make_array, ndarray, dtypes = mx.array, np.ndarray, numpy_dtypes()
     ways = [
         (dtypes[dtype], shape, dtype in VIEWED, dtype in _COUNTS and len(shape) == 1)
         for dtype, shape in kinds
     ]
+    arrays: list[mx.array | None] = [None] * len(names)
     late: list[mx.array] = []
+    signs, constants = which.copy(), {}
+    numbers: dict[tuple[int, str | None, bytes], int] = {}
+    listed = [scalars.get(name) for name in names]
+    if len(listed) - listed.count(None) != len(scalars):
+        raise LayoutError(place, "scalars", "tensors of these names", "none")
     data, first, end = b"", 0, 0
-    for tensor, sign in zip(order, which, strict=True):
-        start, stop = tensor.data_offsets
-        name = tensor.name
+    for i in order:
+        start, stop = tensors[i].data_offsets
+        sign, kind = which[i], listed[i]
         dtype, shape, viewed, counts = ways[sign]
-        listed = scalars.get(name)
         if loaded is None:
             if stop > end:
                 data, first, end = window.move(start)
-        elif listed is not None or counts:
+        elif kind is not None or counts:
             data, first = body.read(start, stop - start), start
-        if listed is None:
+        if kind is None:
             if loaded is None:
                 content: Any = ndarray(shape, dtype, data, start - first)
                 view: Any = memoryview(content)  # Which MLX takes sooner.
-                arrays[name] = make_array(view)
+                arrays[i] = array = make_array(view)
                 if viewed:
-                    arrays[name] = arrays[name].view(DTYPES[tensor.dtype])
-                    late.append(arrays[name])
+                    arrays[i] = array = array.view(DTYPES[tensors[i].dtype])
+                    late.append(array)
             else:
-                arrays[name] = loaded[name]
-                late.append(loaded[name])
+                arrays[i] = loaded[names[i]]
+                late.append(loaded[names[i]])
             if not counts:
-                signs[name] = sign
                 continue
-        seen = sign, listed, data[start - first : stop - first]
+        seen = sign, kind, data[start - first : stop - first]
         number = numbers.get(seen)
         if number is None:
             number = numbers[seen] = -1 - len(numbers)
-            if listed is not None:
-                check_kind(place, tensor, listed)
-                constants[number] = Const(value_of(place, tensor, listed, texts))
-        signs[name] = number
+            if kind is not None:
+                tensors[i].name = names[i]
+                check_kind(place, tensors[i], kind)
+                constants[number] = Const(value_of(place, tensors[i], kind, texts))
+        signs[i] = number
     mx.eval(late)
-    return leaves
+    return Leaves(names, arrays, signs, constants)
 
 
 def _make(
@@ -185,9 +191,8 @@ def _make(
     classes: Mapping[str, Any],
 ) -> list[Any] | None:
     """The caches; None where the tensors are not sorted, or there are more kinds than pay."""
-    names = [*parsed.tensors, ""]  # The last one is no layer's.
-    signs = [leaves.signs[name] for name in parsed.tensors]
-    arrays = [leaves.arrays.get(name) for name in parsed.tensors]
+    arrays, signs = leaves.arrays, leaves.signs
+    names = [*leaves.names, ""]  # The last one is no layer's.
     made: dict[int, Any] = {}
     known: dict[str, list[Kind]] = {}
     at = count = 0
@@ -206,7 +211,8 @@ def _make(
             end = at
             while names[end].startswith(prefix):
                 end += 1
-            kind = _judge(place.child(i, name), body, parsed, names[at:end], leaves, classes)
+            own = names[at:end]
+            kind = _judge(place.child(i, name), body, parsed, own, signs[at:end], leaves, classes)
             known.setdefault(name, []).append(kind)
         made[i] = make(kind.plan, arrays[at:end])
         at = end
@@ -218,15 +224,16 @@ def _judge(
     body: Body,
     parsed: Regular,
     names: list[str],
+    signs: list[int],
     leaves: Leaves,
     classes: Mapping[str, Any],
 ) -> Kind:
     """What the strict reader says of a layer with leaves of these names. Raises what it raises."""
-    signs = [leaves.signs[name] for name in names]
-    entries = [
-        (name, leaves.constants.get(sign, parsed.tensors[name]))
-        for name, sign in zip(names, signs, strict=True)
-    ]
+    entries = []
+    for name, sign in zip(names, signs, strict=True):
+        tensor = parsed.tensors[name]
+        tensor.name = name
+        entries.append((name, leaves.constants.get(sign, tensor)))
     node = grow(place, "tensor", entries).get(place.layer)
     layer = Scalars(Content(body)).layer(place, node)
     positions = {name: i for i, name in enumerate(names)}

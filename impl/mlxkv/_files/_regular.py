@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import chain
-from operator import attrgetter
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -46,16 +44,24 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Regular(NamedTuple):
-    """The tensors by name, which may overlap or leave gaps, and the metadata."""
+    """The tensors by their names, which may overlap or leave gaps, and the metadata."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
 
+    def named(self) -> dict[str, Tensor]:
+        """The tensors, each with its name."""
+        for name, one in self.tensors.items():
+            one.name = name
+        return self.tensors
+
 
 class Arranged(NamedTuple):
-    """The tensors as they lie in the file, which of the kinds each is, and the longest's bytes."""
+    """The order in which tensors lie in the file; of each which of the kinds it is, in its place
+    among those that were given; and the bytes of the longest.
+    """
 
-    order: list[Tensor]
+    order: list[int]
     which: list[int]
     kinds: list[tuple[str, tuple[int, ...]]]
     longest: int
@@ -85,27 +91,29 @@ def parse(text: bytes) -> Regular | None:
     once = colons == len(metadata) and head.count(b":") == 4 * len(tensors) > 0
     if not once or 1 + len(metadata) + 4 * len(tensors) > MAX_NAMES or "__metadata__" in tensors:
         return None
-    for name, one in tensors.items():
-        one.name = name
     return Regular(tensors, metadata)
 
 
-def arrange(tensors: Iterable[Tensor], nbytes: int) -> Arranged | None:
-    """The tensors in order; None unless they fill that many bytes, without a gap."""
-    order = sorted(tensors, key=attrgetter("data_offsets"))
+def arrange(tensors: list[Tensor], nbytes: int) -> Arranged | None:
+    """How the tensors lie; None unless they fill that many bytes, without a gap."""
+    spans = [one.data_offsets for one in tensors]
+    order = sorted(range(len(spans)), key=spans.__getitem__)
+    at = 0
+    for i in order:
+        start, end = spans[i]
+        if start != at:
+            return None
+        at = end
     known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
     which: list[int] = []
-    at = 0
-    for one in order:
+    for one, (start, end) in zip(tensors, spans, strict=True):
         kind = one.dtype, one.shape
         found = known.get(kind)
         if found is None:
             found = known[kind] = len(known), _size(*kind)
         number, size = found
-        start, end = one.data_offsets
-        if start != at or end - start != size:
+        if end - start != size:
             return None
-        at = end
         which.append(number)
     longest = max((size for _, size in known.values()), default=0)
     return Arranged(order, which, list(known), longest) if at == nbytes else None
