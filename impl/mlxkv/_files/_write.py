@@ -103,11 +103,16 @@ def write(
 def _with_own_numbers(arrays: dict[str, mx.array]) -> dict[str, mx.array]:
     """The arrays; on a GPU each of rank 0 is one that is no element of a longer array.
 
-    Of such an element MLX 0.32.4 saves what is no part of it, on CUDA.
+    Such an element MLX makes dense before it saves it, and with 0.32.4 on CUDA the copy of rank 0
+    is garbage: here the copy has rank 1.
     """
     if is_on_cpu():
         return arrays
-    return {name: one if one.ndim else mx.contiguous(one) for name, one in arrays.items()}
+    return {name: one if one.ndim else _alone(one) for name, one in arrays.items()}
+
+
+def _alone(number: mx.array) -> mx.array:
+    return mx.contiguous(number.reshape(1)).reshape(())
 
 
 def _check_header(place: Place, arrays: dict[str, mx.array], metadata: dict[str, str]) -> None:
