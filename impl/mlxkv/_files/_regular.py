@@ -98,23 +98,19 @@ def arrange(tensors: list[Tensor], nbytes: int) -> Arranged | None:
     """How the tensors lie; None unless they fill that many bytes, without a gap."""
     spans = [one.data_offsets for one in tensors]
     order = sorted(range(len(spans)), key=spans.__getitem__)
+    known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
+    which = [0] * len(spans)
     at = 0
     for i in order:
-        start, end = spans[i]
-        if start != at:
-            return None
-        at = end
-    known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
-    which: list[int] = []
-    for one, (start, end) in zip(tensors, spans, strict=True):
+        one, (start, end) = tensors[i], spans[i]
         kind = one.dtype, one.shape
         found = known.get(kind)
         if found is None:
             found = known[kind] = len(known), _size(*kind)
-        number, size = found
-        if end - start != size:
+        which[i], size = found
+        if start != at or end - start != size:
             return None
-        which.append(number)
+        at = end
     longest = max((size for _, size in known.values()), default=0)
     return Arranged(order, which, list(known), longest) if at == nbytes else None
 
