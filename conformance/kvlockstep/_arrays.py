@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from functools import lru_cache
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
@@ -69,6 +70,15 @@ def carrier(recipe: AnyRecipe) -> npt.NDArray[np.generic]:
                     f"got {len(values)}"
                 )
             return _encode(np.array(values, np.float64).reshape(shape), recipe.dtype)
+
+
+def pass_as(array: mx.array, foreign: Literal["list", "numpy"] | None) -> Any:
+    """Return an array as it is to be passed; for NumPy, which has no bfloat16, that as float32."""
+    if foreign == "list":
+        return array.tolist()
+    if foreign == "numpy":
+        return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
+    return array
 
 
 def make(elements: npt.NDArray[np.generic], dtype: Dtype) -> mx.array:

@@ -41,6 +41,7 @@ from kvlockstep._steps import (
 )
 from kvlockstep._trace import AnyStep, Trace, given
 
+_FOREIGN = {"list": "a list", "numpy": "a NumPy array"}
 _BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -52,11 +53,17 @@ def tell_step(step: AnyStep) -> str:
         case Update(slot=slot, keys=keys, values=values):
             rows = keys.shape[2] if len(keys.shape) > 2 else "?"
             what = f"{slot}: update with {rows} token{'' if rows == 1 else 's'}"
+            foreign = [
+                f", {name} as {_FOREIGN[kind]}"
+                for name, kind in (("keys", step.keys_as), ("values", step.values_as))
+                if kind is not None
+            ]
+            passed = "".join(foreign)
             if values is None:
-                return f"{what}, keys also as values, {tell_recipe(keys)}"
+                return f"{what}, keys also as values, {tell_recipe(keys)}{passed}"
             if (keys.shape, keys.dtype) == (values.shape, values.dtype):
-                return f"{what}, {tell_recipe(keys)}"
-            return f"{what}, keys {tell_recipe(keys)}, values {tell_recipe(values)}"
+                return f"{what}, {tell_recipe(keys)}{passed}"
+            return f"{what}, keys {tell_recipe(keys)}, values {tell_recipe(values)}{passed}"
         case Trim(slot=slot, n=n):
             return f"{slot}: trim {n}"
         case FrontTrim(slot=slot):

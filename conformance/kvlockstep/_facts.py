@@ -65,12 +65,12 @@ def facts_of(step: AnyStep, sizes: Sizes, context: Context) -> dict[str, Any]:
     `finalize`; None where there are none. The sizes of the first peer are `peer_offset`, ...
 
     For an update: `keys_shape`, `values_shape`, `keys_rows`, `values_rows` (-1 where the rank has
-    no sequence axis), `keys_dtype`, `values_dtype`. For a `set_state`: `state`, its `items`, the
-    `shapes` of its arrays (those in triples left out), `keys_rows` (-1 without keys), and
-    `scalars`, what stands behind keys and values, and `kinds`, what each item is: "array", "None",
-    "int", "str", a list of kinds. For a construction: its arguments and `cache`. Of numbers that
-    are an array all in one list, and of any their shape: `indices_shape`, `left_padding_shape`. The
-    `indices` of a slice are the rows that it takes.
+    no sequence axis), `keys_dtype`, `values_dtype`, `keys_as`, `values_as`. For a `set_state`:
+    `state`, its `items`, the `shapes` of its arrays (those in triples left out), `keys_rows` (-1
+    without keys), and `scalars`, what stands behind keys and values, and `kinds`, what each item
+    is: "array", "None", "int", "str", a list of kinds. For a construction: its arguments and
+    `cache`. Of numbers that are an array all in one list, and of any their shape: `indices_shape`,
+    `left_padding_shape`. The `indices` of a slice are the rows that it takes.
     """
     caches = context.caches
     facts: dict[str, Any] = {**sizes, "trimmable": context.trimmable}
@@ -92,6 +92,8 @@ def facts_of(step: AnyStep, sizes: Sizes, context: Context) -> dict[str, Any]:
     if isinstance(step, Update):
         values = step.values or step.keys
         facts |= _facts_of_recipe("keys", step.keys) | _facts_of_recipe("values", values)
+        values_as = step.values_as if step.values else step.keys_as
+        facts |= {"keys_as": step.keys_as, "values_as": values_as}
         return facts
     if isinstance(step, SetState):
         keys = step.state[0] if step.state else None

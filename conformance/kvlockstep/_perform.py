@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from kvlockstep._arrays import pass_as
 from kvlockstep._caches import make_cache
 from kvlockstep._recipes import AnyRecipe
 from kvlockstep._side import Handle, Side, build
@@ -45,8 +46,8 @@ def construct(side: Side, step: Construct) -> None:
 
 
 def update(side: Side, step: Update) -> Any:
-    keys = build(step.keys)
-    values = keys if step.values is None else build(step.values)
+    keys = pass_as(build(step.keys), step.keys_as)
+    values = keys if step.values is None else pass_as(build(step.values), step.values_as)
     side.passed = keys, values
     side.returned = side.at(step.slot).update_and_fetch(keys, values)
     return side.returned

@@ -68,6 +68,9 @@ def _with_rows(step: Update, rows: int) -> Update:
 
 def simpler_steps(step: AnyStep) -> Iterator[AnyStep]:
     """Yield steps that are simpler than `step` in one argument."""
+    if isinstance(step, Update):
+        foreign = (name for name in ("keys_as", "values_as") if getattr(step, name))
+        yield from (replace(step, **{name: None}) for name in foreign)
     match step:
         case Update(keys=keys, values=None):
             yield replace(step, values=keys)

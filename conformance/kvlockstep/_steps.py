@@ -35,6 +35,7 @@ MetaItem = str | tuple[_MetaInner, ...]
 Numbers = Paddings | AnyRecipe
 Argument = int | float | None | tuple[int, ...] | AnyRecipe
 Held = Literal["state", "result", "inputs", "copy"]
+Foreign = Literal["list", "numpy"]
 
 
 class Step(
@@ -80,10 +81,15 @@ class Construct(OnSlot, frozen=True, tag="construct", kw_only=True):
 
 
 class Update(OnSlot, frozen=True, tag="update", kw_only=True):
-    """`update_and_fetch(keys, values)`; without `values`, keys are passed as both."""
+    """`update_and_fetch(keys, values)`; without `values`, keys are passed as both.
+
+    `keys_as` and `values_as`: the same numbers in nested lists, or as a NumPy array.
+    """
 
     keys: AnyRecipe
     values: AnyRecipe | None = None
+    keys_as: Foreign | None = None
+    values_as: Foreign | None = None
 
 
 class Fetch(OnSlot, frozen=True, tag="fetch", kw_only=True):

@@ -64,7 +64,7 @@ class Style:
         odd = source.below(64)
         dtype = source.pick(_FLOATS) if source.one_in(10) else self.dtype
         batch = k_batch = self.batch
-        heads = self.heads
+        heads = v_heads = self.heads
         k_head_dim, v_head_dim, v_tokens, v_dtype = self.k_head_dim, self.v_head_dim, tokens, dtype
         match odd:
             case 63:
@@ -76,7 +76,11 @@ class Style:
             case 52:
                 k_head_dim += 1
             case 61:
-                heads = 1
+                heads = v_heads = 1
+            case 51:
+                v_heads += 1
+            case 50:
+                batch = _plus_one(batch)
             case 60:
                 k_head_dim = 1
             case 59:
@@ -92,7 +96,8 @@ class Style:
             case 54:
                 return self._of_rank(source, source.pick((3, 5, 2)), tokens, dtype)
         keys = self.array(source, (k_batch, heads, tokens, k_head_dim), dtype)
-        values = self.array(source, (batch, heads, v_tokens, v_head_dim), v_dtype, VALUES_START)
+        shape = (batch, v_heads, v_tokens, v_head_dim)
+        values = self.array(source, shape, v_dtype, VALUES_START)
         self.token = (self.token + (tokens if isinstance(tokens, int) else 7)) % 1000
         return keys, values
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, get_args
+
+from msgspec.structs import replace
 
 from kvlockstep._contract import Contract
 from kvlockstep._recipes import Size
 from kvlockstep._source import HEAD_BYTES, STEP_BYTES, Source, steps_in
-from kvlockstep._steps import Construct, Update
+from kvlockstep._steps import Construct, Foreign, Update
 from kvlockstep._style import Style
 from kvlockstep._trace import AnyStep
 
@@ -18,6 +20,7 @@ TOKENS: tuple[Size, ...] = (
     *(1,) * 8, 2, 2, 3, 3, 4, 5, 6, 0, "room", "room+1", "room-1", "window", "window+1", "window-1",
     "step", "step+1", "capacity+1",
 )  # fmt: skip
+_FOREIGN: tuple[Foreign, ...] = get_args(Foreign)
 _DECODING: tuple[Size, ...] = (*(1,) * 23, 3)
 _LARGE_TOKENS: tuple[Size, ...] = (1, 1, 1, 3, 255, 256, 257, "room", "room+1", 513)
 
@@ -64,7 +67,11 @@ class Writing:
             tokens = _DECODING
         number = self.source.pick(_LARGE_TOKENS if style.large else tokens)
         keys, values = style.pair(self.source, number)
-        return Update(slot=slot, keys=keys, values=values)
+        update = Update(slot=slot, keys=keys, values=values)
+        if not self.source.one_in(64):
+            return update
+        foreign, name = self.source.pick(_FOREIGN), self.source.pick(("keys_as", "values_as"))
+        return replace(update, **{name: foreign})
 
 
 Writer: TypeAlias = Callable[[Writing], Iterator[AnyStep]]

@@ -25,7 +25,7 @@ class CacheError(Exception):
 # New rows ---------------------------------------------------------------------------------------
 
 
-class ArrayTypeError(CacheError, TypeError, AttributeError):
+class ArrayTypeError(CacheError, TypeError, AttributeError, ValueError):
     """Something other than an `mx.array` where one is needed."""
 
 

@@ -66,6 +66,9 @@ TOLD: dict[str, AnyStep] = {
     "a.0: update with room+1 tokens, float16 [batch, 2, room+1, 4]": Update(
         slot="a.0", keys=_KEYS, values=_KEYS
     ),
+    "a: update with room+1 tokens, float16 [batch, 2, room+1, 4], values as a NumPy array": Update(
+        keys=_KEYS, values=_KEYS, values_as="numpy"
+    ),
     "a: keys_and_values": Fetch(),
     "a: trim offset-1": Trim(n="offset-1"),
     "a.1: maybe_trim_front": FrontTrim(slot="a.1"),

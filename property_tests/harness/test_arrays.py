@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from property_tests.harness.ports import lockstep_with, release_module, trace_of
 
-from kvlockstep._arrays import MAX_ELEMENTS, RecipeError, carrier
+from kvlockstep._arrays import MAX_ELEMENTS, RecipeError, carrier, pass_as
 from kvlockstep._recipes import Bits, Dtype, Literals, Rows
 from kvlockstep._side import build
 from kvlockstep._steps import Construct, Update
@@ -246,3 +246,17 @@ def test_each_side_gets_arrays_of_its_own():
     assert run.steps == 3
     assert len(given["reference"]) == len(given["target"]) == 4
     assert len({*given["reference"], *given["target"]}) == 8
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_array_passed_as_something_else(dtype):
+    """A list and a NumPy array hold the numbers of the array, and no bfloat16 is lost."""
+    array = build(Rows(shape=(1, 2, 3, 1), dtype=dtype, start=7))
+
+    as_list, as_numpy = pass_as(array, "list"), pass_as(array, "numpy")
+
+    assert pass_as(array, None) is array
+    assert type(as_list) is list
+    assert type(as_numpy) is np.ndarray
+    assert mx.array_equal(mx.array(as_list).astype(array.dtype), array)
+    assert mx.array_equal(mx.array(as_numpy).astype(array.dtype), array)

@@ -111,6 +111,8 @@ def test_boundaries_and_odd_arguments_are_drawn(cache):
     assert {type(step.keys) for step in updates} == {Rows, Bits}
     assert any(step.values is None for step in updates)
     assert any(step.values and step.values.shape != step.keys.shape for step in updates)
+    assert {step.keys_as for step in updates} == {None, "list", "numpy"}
+    assert {step.values_as for step in updates} == {None, "list", "numpy"}
 
 
 def steps_on(cache: str, kind: type) -> list:

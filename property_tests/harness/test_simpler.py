@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from property_tests.harness.ports import RELEASE, construct, trace_of, update
 
 from kvlockstep._caches import CACHES, FUNCTIONS
@@ -108,3 +109,11 @@ def test_arguments_are_made_simple(step, simplest):
                 waiting.append(other)
 
     assert dumps(trace_of(simplest)) in tried
+
+
+@pytest.mark.parametrize("name", ["keys_as", "values_as"])
+def test_what_is_no_array_is_made_one(name):
+    """An update of lists or NumPy arrays is tried with arrays."""
+    step = replace(update(1), **{name: "numpy"})
+
+    assert update(1) in simpler_steps(step)
