@@ -46,7 +46,7 @@ class Trace(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
     """
 
     steps: Annotated[tuple[AnyStep, ...], Meta(max_length=MAX_STEPS)]
-    step_size: Annotated[int, Meta(ge=1, le=MAX_DIMENSION)] = 256
+    step_size: Annotated[int, Meta(ge=0, le=MAX_DIMENSION)] = 256
     mode: Mode = "value"
     look: Look = "always"
     releases: tuple[str, ...] = ()

@@ -180,7 +180,6 @@ class BatchRotatingKVCache(Ring, BatchCache):
                 values = splice(v_held, windows, values)
             except ValueError:
                 explain_join(self, *new)
-                raise
             self.rotated = False
         if roll is not None:
             self.left_padding += roll

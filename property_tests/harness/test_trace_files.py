@@ -210,7 +210,7 @@ REFUSED = {
         "$.steps[0].keys.dtype",
     ),
     "unknown mode": (text_with(mode="fast"), "Invalid enum value 'fast'", "$.mode"),
-    "growth step of 0": (text_with(step_size=0), ">= 1", "$.step_size"),
+    "growth step of -1": (text_with(step_size=-1), ">= 0", "$.step_size"),
     "a literal too long": (
         text_with(
             json.dumps(
