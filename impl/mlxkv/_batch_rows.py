@@ -33,7 +33,7 @@ def read_counts(
         expected += f", or one for all {batch}"
     try:
         array = mx.array(counts)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise PaddingError(cache, operation, expected, repr(counts)) from None
     if batch is None:
         fits = array.ndim == 1
@@ -63,7 +63,7 @@ def select_rows(cache: object, indices: Any, batch: int) -> Counts:
             array = mx.array(indices)
         else:
             array = indices
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise RowSelectionError(cache, "filter", expected, repr(indices)) from None
     integral = isinstance(array, mx.array) and mx.issubdtype(array.dtype, mx.integer)
     if not integral or array.ndim != 1:

@@ -140,7 +140,7 @@ class RowIndexError(CacheError, IndexError):
     """A row outside the batch; mlx would read whatever lies beside the array."""
 
 
-class RowSelectionError(CacheError, ValueError, TypeError):
+class RowSelectionError(CacheError, ValueError, TypeError, RuntimeError):
     """Rows named by something other than integers in a list, a 1-D array or a slice."""
 
 
