@@ -21,6 +21,7 @@ from mlxkv._buffers import (
     grown_rows,
     measure,
 )
+from mlxkv._in_place import capacity_for
 from mlxkv._words import concatenate
 
 
@@ -112,6 +113,24 @@ class BackedCache(PlainCache):
 
     def materialize(self) -> None:
         mx.eval(self._keys, self._values)
+
+    def _overwrite(self, keys: mx.array, values: mx.array, prev: int) -> Pair | None:
+        """Write one token at `prev` and return the rows up to it, if there are rows to spare then.
+
+        What most updates are, in the fewest steps. None, and nothing has changed, where the
+        buffers are spans or the token is not one like theirs: `_write` does those.
+        """
+        k_buffer, v_buffer = self._keys, self._values
+        if self._span is not None:
+            return None
+        if not 0 <= prev < capacity_for(k_buffer, v_buffer, keys, values) - 1:
+            return None
+        stop = prev + 1
+        window = (ALL, ALL, slice(prev, stop))
+        k_buffer[window] = keys
+        v_buffer[window] = values
+        window = (ALL, ALL, slice(stop))
+        return k_buffer[window], v_buffer[window]
 
     def _write(self, keys: mx.array, values: mx.array, prev: int) -> None:
         """Write the rows at `prev`, growing the buffers by whole steps when they do not fit.

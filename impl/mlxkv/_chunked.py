@@ -42,7 +42,12 @@ class ChunkedKVCache(BackedCache):
         Returns views of the rows from `start_position` on. Raises as `Cache.update_and_fetch` and
         `StepError`; a front trim past the offset leaves no row to write to: `LostWriteError`.
         """
-        self._write(keys, values, self.offset - self.start_position)
+        prev = self.offset - self.start_position
+        fetched = self._overwrite(keys, values, prev)
+        if fetched is not None:
+            self.offset += 1
+            return fetched
+        self._write(keys, values, prev)
         self.offset += keys.shape[2]
         return self._fetch()
 

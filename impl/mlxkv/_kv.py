@@ -32,7 +32,12 @@ class KVCache(BackedCache):
         The first update fixes the dtypes; later rows are cast, until a growth promotes. Returns
         the first `offset` rows of both. Raises as `Cache.update_and_fetch` and `StepError`.
         """
-        self._write(keys, values, self.offset)
+        prev = self.offset
+        fetched = self._overwrite(keys, values, prev)
+        if fetched is not None:
+            self.offset = prev + 1
+            return fetched
+        self._write(keys, values, prev)
         self.offset += keys.shape[2]
         return self._fetch()
 
