@@ -219,6 +219,31 @@ def test_load_and_read(pair: Pair, length: int, cache_limit: str, file: Path) ->
 
     Into the memory of the last read where MLX keeps its buffers; where not, into new memory.
     """
+    pair(loading(file, length), reading(file, cache_limit), other="plain read")
+
+
+@pytest.mark.both_limits
+@large_sizes
+def test_load_and_read_floor(pair: Pair, length: int, cache_limit: str, file: Path) -> None:
+    """MLX's own loading of the same arrays, evaluated, against the same plain read."""
+    load = loading(file, length)
+
+    def prepare(cache: Any) -> Callable[[], Any]:
+        load(cache)
+
+        def run() -> list[mx.array]:
+            loaded: Any = mx.load(str(file))
+            arrays = list(loaded.values())
+            mx.eval(arrays)
+            return arrays
+
+        return run
+
+    pair(prepare, reading(file, cache_limit), other="plain read")
+
+
+def reading(file: Path, cache_limit: str) -> Callable[[Any], Callable[[], Any]]:
+    """A plain read of the whole file."""
     used = bytearray()
 
     def read(_: Any) -> Callable[[], Any]:
@@ -233,4 +258,4 @@ def test_load_and_read(pair: Pair, length: int, cache_limit: str, file: Path) ->
 
         return run
 
-    pair(loading(file, length), read, other="plain read")
+    return read
