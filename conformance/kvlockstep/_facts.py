@@ -66,9 +66,9 @@ def facts_of(step: AnyStep, sizes: Sizes, context: Context) -> dict[str, Any]:
 
     For an update: `keys_shape`, `values_shape`, `keys_rows`, `values_rows` (-1 where the rank has
     no sequence axis), `keys_dtype`, `values_dtype`, `keys_as`, `values_as`. For a `set_state`:
-    `state`, its `items`, the `shapes` of its arrays (those in triples left out), `keys_rows` (-1
-    without keys), and `scalars`, what stands behind keys and values, and `kinds`, what each item
-    is: "array", "None", "int", "str", a list of kinds. For a construction: its arguments and
+    `state`, its `items`, the `shapes` and `dtypes` of its arrays (those in triples left out),
+    `keys_rows` (-1 without keys), `scalars`, what stands behind keys and values, and `kinds`, what
+    each item is: "array", "None", "int", "str", a list of kinds. For a construction: its arguments and
     `cache`. Of numbers that are an array all in one list, and of any their shape: `indices_shape`,
     `left_padding_shape`. The `indices` of a slice are the rows that it takes.
     """
@@ -102,6 +102,7 @@ def facts_of(step: AnyStep, sizes: Sizes, context: Context) -> dict[str, Any]:
             **facts,
             "state": step.state,
             "items": len(step.state),
+            "dtypes": [item.dtype for item in step.state if isinstance(item, AnyRecipe)],
             "shapes": [item.shape for item in step.state if isinstance(item, AnyRecipe)],
             "keys_rows": _rows(keys) if isinstance(keys, AnyRecipe) else -1,
             "scalars": step.state[2:],

@@ -23,6 +23,8 @@ Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,15}$(?!\n)")]
 Address = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,15}(\.[0-9]{1,2}){0,4}$(?!\n)")]
 Addresses = Annotated[tuple[Address, ...], Meta(max_length=16)]
 Index = Count | Relative
+# What a caller may take for one: of these a release takes none.
+OddIndex = Index | bool | float
 Window = Annotated[int, Meta(ge=-16, le=MAX_DIMENSION)]
 # Batch rows that a trace can name one by one.
 MAX_ROWS = 16
@@ -204,7 +206,7 @@ class Extend(OnSlot, frozen=True, tag="extend", kw_only=True):
 class Extract(OnSlot, frozen=True, tag="extract", kw_only=True):
     """Put `extract(index)`, one batch row, into slot `to`."""
 
-    index: Index
+    index: OddIndex
     to: Name = "e"
 
 

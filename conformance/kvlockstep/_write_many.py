@@ -20,6 +20,7 @@ from kvlockstep._steps import (
     Index,
     Mask,
     Merge,
+    OddIndex,
     Prepare,
     SetItem,
     Transfer,
@@ -30,7 +31,9 @@ from kvlockstep._writing import Writer, Writing
 
 _INDICES: tuple[Index, ...] = (0, 1, "batch-1", "batch-2", 0, 1, -1, 2, "batch-1", 0)
 _KEPT = (1, 2, 1, 3, 2, 4, 1, 2, 2, 0)
-_EXTRACTED: tuple[Index, ...] = (0, "batch-1", 1, 0, "batch-1", 1, -1, 2, "batch")
+_EXTRACTED: tuple[OddIndex, ...] = (
+    0, "batch-1", 1, 0, "batch-1", 1, -1, 2, "batch", "batch-4", 0, True, 1.0,
+)  # fmt: skip
 _PADDINGS = ((0, 1), (1, 0), (2, 0, 1), (1,), (3, 1), (0, 2), (0,), (1, 1))
 _TRIMS = (1, 1, 2, 3, 0, 5, 100, -1, 1.5)
 _SINGLE_TRIMS: tuple[Index, ...] = (1, 1, 2, "offset")

@@ -274,7 +274,7 @@ class ArraysCache(Cache):
             row = index(idx) if self.cache else 0
         except TypeError:
             row = None
-        if row is None or isinstance(idx, mx.array):
+        if row is None or isinstance(idx, mx.array) or (self.cache and isinstance(idx, bool)):
             raise RowSelectionError(self, "extract", "an integer", repr(idx))
         for i, slot in enumerate(self.cache):
             if slot is None:

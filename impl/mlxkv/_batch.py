@@ -202,10 +202,12 @@ class BatchCache(PlainCache):
         self._check_alike("extract")
         batch = self._batch()
         expected = f"a row of [0, {batch}) or [-{batch}, -1)"
-        if not isinstance(row, int) or isinstance(row, bool):
+        if not isinstance(row, int):
             raise RowSelectionError(self, "extract", expected, repr(row))
         if not -batch <= row < batch:
             raise RowIndexError(self, "extract", expected, str(row))
+        if isinstance(row, bool):
+            raise RowSelectionError(self, "extract", expected, repr(row))
         self._check_filled("extract")
         if row == -1:
             raise RowIndexError(self, "extract", expected, str(row))
@@ -226,7 +228,7 @@ class BatchCache(PlainCache):
         keys, values, idx = self.keys, self.values, self._idx
         if keys is not None:
             held = keys.shape[2]
-            if values.shape[2] != held or not 0 <= idx <= held:
+            if values.shape[2] != held or idx > held:
                 expected = "keys and values of one length, and _idx inside them"
                 got = f"keys {keys.shape}, values {values.shape}, _idx {idx}"
                 raise BatchStateError(self, operation, expected, got)

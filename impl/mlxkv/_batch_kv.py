@@ -43,7 +43,7 @@ class BatchKVCache(BatchCache):
         `Cache.update_and_fetch` and `StepError`.
         """
         k_buffer, v_buffer, prev = self.keys, self.values, self._idx
-        if 0 <= prev < capacity_for(k_buffer, v_buffer, keys, values):
+        if prev < capacity_for(k_buffer, v_buffer, keys, values):
             window = (ALL, ALL, slice(prev, prev + 1))
             k_buffer[window] = keys
             v_buffer[window] = values
