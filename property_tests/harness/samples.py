@@ -100,6 +100,7 @@ TOLD: dict[str, AnyStep] = {
     ),
     "a: extend with b": Extend(),
     "e = a.extract(batch-1)": Extract(index="batch-1"),
+    "e = a.extract(True)": Extract(index=True),
     "m = merge([a, b, c.0])": Merge(peers=("b", "c.0")),
     "m = merge(a)": Merge(bare=True),
     "a: prepare(lengths=(3, 2), right_padding=(0, 1), fit=True)": Prepare(
