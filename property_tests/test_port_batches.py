@@ -381,3 +381,21 @@ def test_merge_takes_caches_of_its_class(contract, name):
     if window:
         with pytest.raises(mlxkv.WindowError):
             one.merge([one, contract.RotatingKVCache(4)])
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+@CLASSES
+@pytest.mark.parametrize("field", ["left_padding", "offset", "keys", "values"])
+@pytest.mark.parametrize("more", [True, False])
+def test_fields_of_other_rows_that_a_caller_assigned(contract, name, field, more):
+    """Rows are not looked for past the shorter of arrays that a caller made unlike."""
+    cache = construct(contract, name, [0, 0, 0])
+    cache.update_and_fetch(rows(3, 2), rows(3, 2))
+    array = getattr(cache, field)
+    setattr(cache, field, mx.concatenate([array, array]) if more else array[:2])
+    before = snapshot(cache)
+
+    for call in (lambda: cache.extract(1), lambda: cache.filter([0, 1])):
+        with pytest.raises(mlxkv.BatchStateError, match="as many batch rows"):
+            call()
+    assert snapshot(cache) == before

@@ -183,7 +183,7 @@ class BatchCache(PlainCache):
         if pending is None:
             return None
         amounts: Any = pending.tolist()
-        return int(amounts[0 if len(amounts) == 1 else row])
+        return int(amounts[row % len(amounts)])
 
     def _select(self, batch_indices: Any) -> Counts:
         """The rows to filter; raises while right padding is pending that would not follow them."""
@@ -248,11 +248,12 @@ class BatchCache(PlainCache):
         if not filled:
             left = concatenate((mine.left_padding, other.left_padding), 0)
             return Rows(None, None, offset, left, self._idx)
-        k_shape, v_shape = filled[-1].keys.shape, filled[-1].values.shape
+        last = filled[-1]
+        k_shape, v_shape = last.keys.shape, last.values.shape
         idx, columns, blank = max(mine.idx, other.idx), k_shape[2], None
         if len(filled) == 1:
             check_equal(self, "values", v_shape, (*k_shape[:3], v_shape[3]))
-            blank = self._blank_dtype(filled[0].keys.dtype)
+            blank = self._blank_dtype(last.keys.dtype)
         else:
             held = mine.keys.shape
             check_equal(self, "keys", held, k_shape)
