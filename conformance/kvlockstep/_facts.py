@@ -68,9 +68,9 @@ def facts_of(step: AnyStep, sizes: Sizes, context: Context) -> dict[str, Any]:
     no sequence axis), `keys_dtype`, `values_dtype`, `keys_as`, `values_as`. For a `set_state`:
     `state`, its `items`, the `shapes` and `dtypes` of its arrays (those in triples left out),
     `keys_rows` (-1 without keys), `scalars`, what stands behind keys and values, and `kinds`, what
-    each item is: "array", "None", "int", "str", a list of kinds. For a construction: its arguments and
-    `cache`. Of numbers that are an array all in one list, and of any their shape: `indices_shape`,
-    `left_padding_shape`. The `indices` of a slice are the rows that it takes.
+    each item is: "array", "None", "int", "str", a list of kinds. For a construction: its arguments
+    and `cache`. Of numbers that are an array all in one list, and of any their shape:
+    `indices_shape`, `left_padding_shape`. The `indices` of a slice are the rows that it takes.
     """
     caches = context.caches
     facts: dict[str, Any] = {**sizes, "trimmable": context.trimmable}

@@ -142,4 +142,4 @@ def test_our_port_is_promised_lengths(cache: str) -> None:
         for data in islice(seeded_bytes(2), 60)
     ]
 
-    assert sum(isinstance(step, Reserve) for run in runs for step in run.log) > 10
+    assert sum(isinstance(step, Reserve) for run in runs for step in run.log) > 2
