@@ -383,7 +383,7 @@ def test_merge_takes_caches_of_its_class(contract, name):
             one.merge([one, contract.RotatingKVCache(4)])
 
 
-@pytest.mark.parametrize("contract", CONTRACTS)
+@CONTRACTS
 @CLASSES
 @pytest.mark.parametrize("field", ["left_padding", "offset", "keys", "values"])
 @pytest.mark.parametrize("more", [True, False])
