@@ -190,7 +190,7 @@ def _without(buffer: mx.array, selected: Counts, columns: int) -> mx.array:
     dense, (batch, n_kv_heads, capacity, head_dim) = None, buffer.shape
     if buffer.nbytes >= PIECE * batch * n_kv_heads:
         spans = [(columns, capacity)]
-        blocks = [Block(buffer[row : row + 1], 1, 0, spans) for row in rows]
+        blocks = [Block(buffer[i : i + 1], 1, 0, spans) for i in (row % batch for row in rows)]
         shape = len(rows), n_kv_heads, capacity - columns, head_dim
         dense = compose(blocks, Layout(*shape, buffer.dtype))
     return buffer[array][:, :, columns:] if dense is None else dense

@@ -50,7 +50,7 @@ def read_counts(
 
 
 def select_rows(cache: object, indices: Any, batch: int) -> Counts:
-    """An integer array of rank 1 that selects these batch rows, and the rows as numbers from 0 on.
+    """An integer array of rank 1 that selects these batch rows, and the same as a list.
 
     A list, a slice, or an array of rank 1 and of any integer type. Raises `RowSelectionError`,
     and `RowIndexError` for a row that is not there: mlx would read past the buffer.
@@ -68,12 +68,11 @@ def select_rows(cache: object, indices: Any, batch: int) -> Counts:
     integral = isinstance(array, mx.array) and mx.issubdtype(array.dtype, mx.integer)
     if not integral or array.ndim != 1:
         raise RowSelectionError(cache, "filter", expected, repr(indices))
-    every = range(batch)
     rows: Any = array.tolist()
-    try:
-        return array, [every[row] for row in rows]
-    except IndexError:
-        raise RowIndexError(cache, "filter", f"rows of [-{batch}, {batch})", str(rows)) from None
+    for row in rows:
+        if not -batch <= row < batch:
+            raise RowIndexError(cache, "filter", f"rows of [-{batch}, {batch})", str(row))
+    return array, rows
 
 
 def roll_rows(buffer: mx.array, shifts: mx.array) -> mx.array:
