@@ -198,7 +198,7 @@ def fuse(
     tail = (rows.astype(dtype), zeros) if spare else (rows.astype(dtype),)
     if buffer is None:
         return join(tail)
-    return splice(buffer, [(ALL, ALL, slice(first, first + prev))], *tail)
+    return splice(buffer.astype(dtype), [(ALL, ALL, slice(first, first + prev))], *tail)
 
 
 def fit(buffer: mx.array, rows: mx.array) -> bool:
