@@ -17,7 +17,7 @@ import tomlkit
 from msgspec import Meta, Struct
 
 from kvlockstep._divergence import Divergence, Run, Signature
-from kvlockstep._trace import Trace, TraceError, read, write
+from kvlockstep._trace import Trace, TraceError, given, read, write
 
 # What `when` may call besides the facts of a step.
 _BUILTINS = {"all": all, "any": any, "len": len, "max": max, "min": min, "zip": zip}
@@ -33,7 +33,8 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=
     """One declared divergence.
 
     `when` narrows it: an expression over the step's facts (see `_facts.py`), without which a port
-    that raised on good input would hide behind an entry meant for bad input.
+    that raised on good input would hide behind an entry meant for bad input. `times` is how often
+    the witness shows it: once for each boundary of what is refused.
     """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]*$(?!\n)")]
@@ -47,6 +48,7 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=
     source: Text
     witness: Text
     when: str = ""
+    times: Annotated[int, Meta(ge=1)] = 1
 
     @cached_property
     def condition(self) -> Any:
@@ -150,6 +152,8 @@ def judge_witness(entry: Entry, release: str, run: Run) -> str | None:
         return f"{stale} {meant} only, got also {', '.join(sorted(map(str, others)))}"
     if not all(entry.covers(divergence) for divergence in run.divergences):
         return f"{stale} {meant} when {entry.when}, got it when that does not hold"
+    if len(run.divergences) != entry.times:
+        return f"{stale} {meant} so often: {entry.times}, got {len(run.divergences)}"
     return None
 
 
@@ -173,7 +177,7 @@ def add_entry(path: Path, entry: Entry, witness: Trace, target: str) -> None:
         document.add("target", tomlkit.item(target))
     write(witness, path.parent / entry.witness)
     table = tomlkit.table()
-    for name, value in msgspec.structs.asdict(entry).items():
+    for name, value in given(entry).items():
         if value != "":
             table.add(name, list(value) if isinstance(value, tuple) else value)
     text = "\n[[divergence]]\n" + tomlkit.dumps(table)

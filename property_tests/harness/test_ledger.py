@@ -314,8 +314,19 @@ def test_every_divergence_of_a_witness_must_be_covered():
     """A witness that shows the signature twice, once outside of `when`, is stale."""
     twice = trace_of(construct(), Trim(n=1), Trim(n=9))
 
-    assert judge(entry(), twice) is None
-    assert judge(entry(when="n < 5"), twice) is not None
+    assert judge(entry(times=2), twice) is None
+    assert judge(entry(when="n < 5", times=2), twice) is not None
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_witness_that_shows_it_more_or_less_often_is_stale(times):
+    """A boundary that is not refused any more is told, though the others are."""
+    twice = trace_of(construct(), Trim(n=1), Trim(n=9))
+
+    problem = judge(entry(times=times), twice)
+
+    assert problem is not None
+    assert problem.endswith(f"so often: {times}, got 2")
 
 
 # Writing.
