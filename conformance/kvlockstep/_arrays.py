@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from kvlockstep._recipes import AnyRecipe, Bits, Dtype, Literals, Rows
+from kvlockstep._recipes import AnyRecipe, Bits, Dtype, Literals, Rows, Slice
 
 MAX_ELEMENTS = 1 << 24
 
@@ -140,3 +140,12 @@ def _encode(values: npt.NDArray[np.float64], dtype: Dtype) -> npt.NDArray[np.gen
         if dtype == "bfloat16":
             return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
         return values.astype(_CARRIERS[dtype])
+
+
+def build_item(item: Any, container: type = list) -> Any:
+    """Return what an item of a trace stands for, its tuples as that kind of container."""
+    if isinstance(item, tuple):
+        return container(build_item(inner, container) for inner in item)
+    if isinstance(item, Slice):
+        return slice(item.start, item.stop, item.by)
+    return make(carrier(item), item.dtype) if isinstance(item, AnyRecipe) else item

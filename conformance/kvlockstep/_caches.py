@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from kvlockstep._arrays import carrier, make
+from kvlockstep._arrays import build_item
 from kvlockstep._recipes import AnyRecipe
 from kvlockstep._steps import Filter, Made
 
@@ -157,20 +157,16 @@ FUNCTIONS = "functions"
 def make_cache(module: Any, made: Made) -> Any:
     """Return a new cache of `module`; lets its error through."""
     children = [make_cache(module, child) for child in made.children]
-    args = {name: written(value) for name, value in made.args.items()}
+    # As a caller would write them: paddings are lists.
+    args = {name: build_item(value) for name, value in made.args.items()}
     return getattr(module, made.cache)(*children, **args)
-
-
-def written(value: Any) -> Any:
-    """Return an argument as a caller would write it: numbers as a list, of a recipe the array."""
-    if isinstance(value, AnyRecipe):
-        return make(carrier(value), value.dtype)
-    return list(value) if isinstance(value, tuple) else value
 
 
 def rows_of(step: Filter) -> Any:
     """Return the batch rows of a step as a caller would give them."""
-    indices = written(step.indices)
+    if step.given is not None:
+        return build_item(step.given)
+    indices = build_item(step.indices)
     if step.as_slice:
         return slice(*numbers_in(step.indices)[:3]) if len(indices) else slice(None)
     if isinstance(indices, mx.array):
@@ -180,4 +176,4 @@ def rows_of(step: Filter) -> Any:
 
 def numbers_in(value: Any) -> Any:
     """Return the numbers of an argument, those of an array in one flat list; else the value."""
-    return written(value).reshape(-1).tolist() if isinstance(value, AnyRecipe) else value
+    return build_item(value).reshape(-1).tolist() if isinstance(value, AnyRecipe) else value

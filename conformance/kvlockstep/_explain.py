@@ -74,6 +74,8 @@ def tell_step(step: AnyStep) -> str:
             return f"{slot}: make_mask({n})"
         case Mask(slot=slot, n=n, window=window, return_array=array):
             return f"{slot}: make_mask({n}, window_size={window}, return_array={array})"
+        case SetState(slot=slot, bare=int(bare)):
+            return f"{slot}: state = {bare}"
         case SetState(slot=slot, state=state, as_list=as_list):
             told = ", ".join(_tell_item(item) for item in state)
             return f"{slot}: state = {f'[{told}]' if as_list else f'({told})'}"
@@ -101,14 +103,14 @@ def tell_step(step: AnyStep) -> str:
             return f"{slot}: state = {source}'s state"
         case Extend(slot=slot, peer=peer):
             return f"{slot}: extend with {peer}"
-        case Extract(slot=slot, index=index, to=to):
-            return f"{to} = {slot}.extract({index})"
+        case Extract(slot=slot, index=index, to=to, given=row):
+            return f"{to} = {slot}.extract({index if row is None else _tell_item(row)})"
         case Merge(slot=slot, to=to, bare=True):
             return f"{to} = merge({slot})"
         case Merge(slot=slot, peers=peers, to=to):
             return f"{to} = merge([{', '.join((slot, *peers))}])"
         case SetItem(slot=slot, index=index, value=value):
-            return f"{slot}[{index}] = {'None' if value is None else tell_recipe(value)}"
+            return f"{slot}[{index}] = {_tell_item(value)}"
         case GetItem(slot=slot, index=index):
             return f"{slot}[{index}]"
         case MakePrompt(to=to) | LruFetch(to=to):

@@ -69,7 +69,7 @@ def _fed(log: Iterable[AnyStep | None]) -> Iterator[list[AnyRecipe]]:
             yield [step.keys] if step.values is None else [step.keys, step.values]
         elif isinstance(step, SetState):
             yield [item for item in step.state if isinstance(item, AnyRecipe)]
-        elif isinstance(step, SetItem) and step.value is not None:
+        elif isinstance(step, SetItem) and isinstance(step.value, AnyRecipe):
             yield [step.value]
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from kvlockstep._arrays import pass_as
+from kvlockstep._arrays import build_item, pass_as
 from kvlockstep._caches import make_cache
-from kvlockstep._recipes import AnyRecipe
 from kvlockstep._side import Handle, Side, build
 from kvlockstep._steps import (
     AttentionMask,
@@ -33,12 +32,6 @@ from kvlockstep._steps import (
     Trim,
     Update,
 )
-
-
-def _build_item(item: Any, container: type) -> Any:
-    if isinstance(item, tuple):
-        return container(_build_item(inner, container) for inner in item)
-    return build(item) if isinstance(item, AnyRecipe) else item
 
 
 def construct(side: Side, step: Construct) -> None:
@@ -74,7 +67,8 @@ def mask(side: Side, step: Mask) -> Any:
 
 
 def set_state(side: Side, step: SetState) -> None:
-    side.at(step.slot).state = _build_item(step.state, list if step.as_list else tuple)
+    state = build_item(step.state, list if step.as_list else tuple)
+    side.at(step.slot).state = state if step.bare is None else step.bare
 
 
 def set_meta_state(side: Side, step: SetMetaState) -> None:
@@ -109,11 +103,11 @@ def hold(side: Side, step: Hold) -> None:
 
 def reload(side: Side, step: Reload) -> None:
     cache = side.at(step.slot)
-    state = cache.state if step.state is None else _build_item(step.state, list)
+    state = cache.state if step.state is None else build_item(step.state, list)
     meta: tuple[Any, ...] = ()
     if hasattr(type(cache), "meta_state"):
         given = step.meta_state
-        meta = (cache.meta_state if given is None else _build_item(given, list),)
+        meta = (cache.meta_state if given is None else build_item(given, list),)
     side.slots[step.to] = type(cache).from_state(state, *meta)
 
 

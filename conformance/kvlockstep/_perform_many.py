@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvlockstep._caches import rows_of, written
+from kvlockstep._arrays import build_item
+from kvlockstep._caches import rows_of
 from kvlockstep._memento import Memento
-from kvlockstep._side import Side, build, walk
+from kvlockstep._side import Side, walk
 from kvlockstep._steps import (
     Advance,
     Extend,
@@ -44,7 +45,7 @@ def extend(side: Side, step: Extend) -> Any:
 
 
 def extract(side: Side, step: Extract) -> None:
-    side.slots[step.to] = side.at(step.slot).extract(step.index)
+    side.slots[step.to] = side.at(step.slot).extract(_given(step.given, step.index))
 
 
 def merge(side: Side, step: Merge) -> None:
@@ -58,7 +59,7 @@ def prepare(side: Side, step: Prepare) -> Any:
         "lengths": step.lengths,
         "right_padding": step.right_padding,
     }
-    named = {name: written(numbers) for name, numbers in given.items() if numbers is not None}
+    named = {name: build_item(numbers) for name, numbers in given.items() if numbers is not None}
     return side.at(step.slot).prepare(**named)
 
 
@@ -67,7 +68,7 @@ def finalize(side: Side, step: Finalize) -> Any:
 
 
 def advance(side: Side, step: Advance) -> Any:
-    return side.at(step.slot).advance(step.n)
+    return side.at(step.slot).advance(_given(step.given, step.n))
 
 
 def get_item(side: Side, step: GetItem) -> Any:
@@ -75,4 +76,8 @@ def get_item(side: Side, step: GetItem) -> Any:
 
 
 def set_item(side: Side, step: SetItem) -> None:
-    side.at(step.slot)[step.index] = None if step.value is None else build(step.value)
+    side.at(step.slot)[step.index] = build_item(step.value)
+
+
+def _given(given: Any, usual: Any) -> Any:
+    return usual if given is None else build_item(given)

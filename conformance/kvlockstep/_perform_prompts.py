@@ -52,37 +52,37 @@ def append_tokens(side: Side, step: AppendTokens) -> Any:
 
 
 def trie_add(side: Side, step: TrieAdd) -> Any:
-    return side.at(step.slot).add(step.model, step.given, step.value)
+    return side.at(step.slot).add(step.of, step.given, step.value)
 
 
 def trie_get(side: Side, step: TrieGet) -> Any:
-    return side.at(step.slot).get(step.model, step.given)
+    return side.at(step.slot).get(step.of, step.given)
 
 
 def trie_pop(side: Side, step: TriePop) -> Any:
-    return side.at(step.slot).pop(step.model, step.given)
+    return side.at(step.slot).pop(step.of, step.given)
 
 
 def trie_pop_prefixes(side: Side, step: TriePopPrefixes) -> Any:
-    return side.at(step.slot).pop_prefixes(step.model, step.given)
+    return side.at(step.slot).pop_prefixes(step.of, step.given)
 
 
 def trie_search(side: Side, step: TrieSearch) -> Any:
     tokens = step.given
-    found = side.at(step.slot).search(step.model, tokens)
+    found = side.at(step.slot).search(step.of, tokens)
     seen = (found.model, found.exact, found.shorter, found.longer, found.common_prefix)
     return type(found).__name__, *seen, found.exact is tokens
 
 
 def lru_insert(side: Side, step: LruInsert) -> Any:
     return side.at(step.slot).insert_cache(
-        step.model, step.given, side.all_at(step.caches), cache_type=step.cache_type
+        step.of, step.given, side.all_at(step.caches), cache_type=step.cache_type
     )
 
 
 def lru_fetch(side: Side, step: LruFetch) -> Any:
     tokens = step.given
-    caches, left = side.at(step.slot).fetch_nearest_cache(step.model, tokens)
+    caches, left = side.at(step.slot).fetch_nearest_cache(step.of, tokens)
     if caches is not None:
         side.put_all(step.to, caches)
     return None if caches is None else len(caches), left, left is tokens

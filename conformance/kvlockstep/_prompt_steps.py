@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from msgspec import Meta
 
-from kvlockstep._recipes import AnyRecipe, Count
+from kvlockstep._arrays import build_item
+from kvlockstep._recipes import AnyRecipe, Count, Slice
 from kvlockstep._steps import Addresses, OnSlot, Step
 
-Model = str | int | None
-Token = int | float | bool | str | None
+# A list, which a tuple of a trace stands for, is one that cannot be hashed.
+Model = str | int | tuple[int, ...] | None
+Token = AnyRecipe | Slice | int | float | bool | str | tuple[int, ...] | None
 Tokens = Annotated[tuple[Token, ...], Meta(max_length=1024)]
 
 
@@ -48,16 +50,31 @@ class AppendTokens(OnSlot, frozen=True, tag="append_tokens", kw_only=True):
 
 
 class OnSequence(OnSlot, frozen=True, kw_only=True):
-    """A step that names a sequence of tokens of one model, as a list or as a tuple."""
+    """A step that names a sequence of tokens of one model, as a list, as a tuple or as a set.
+
+    With `bare`, that number instead, which is no sequence.
+    """
 
     model: Model = "m"
     tokens: Tokens
     as_tuple: bool = False
+    as_set: bool = False
+    bare: int | None = None
 
     @property
-    def given(self) -> list[Token] | tuple[Token, ...]:
+    def given(self) -> Any:
         """The tokens as the call gets them."""
-        return self.tokens if self.as_tuple else list(self.tokens)
+        if self.bare is not None:
+            return self.bare
+        tokens = build_item(self.tokens)
+        if self.as_set:
+            return set(tokens)
+        return tuple(tokens) if self.as_tuple else tokens
+
+    @property
+    def of(self) -> Any:
+        """The model as the call gets it."""
+        return build_item(self.model)
 
 
 class TrieAdd(OnSequence, frozen=True, tag="trie_add", kw_only=True):
@@ -102,8 +119,8 @@ class LruFetch(OnSequence, frozen=True, tag="lru_fetch", kw_only=True):
 class LruTrim(OnSlot, frozen=True, tag="lru_trim_to", kw_only=True):
     """`trim_to(n_sequences=n_sequences, n_bytes=n_bytes)`."""
 
-    n_sequences: Count | None = None
-    n_bytes: Count | None = None
+    n_sequences: Count | float | str | None = None
+    n_bytes: Count | float | str | None = None
 
 
 AnyPromptStep = (

@@ -64,6 +64,27 @@ class Literals(Recipe, frozen=True, tag="literal", kw_only=True):
 
 
 AnyRecipe = Rows | Bits | Literals
+
+
+class Slice(
+    Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    tag_field="fill",
+    tag="slice",
+    kw_only=True,
+):
+    """No array: a slice of rows, `by` of which are gone forward at a time."""
+
+    start: int | None = None
+    stop: int | None = None
+    by: int | None = None
+
+
+# What a caller may pass where a number, rows or counts belong, as it stands.
+_One = AnyRecipe | Slice | int | float | bool | str | None
+Given = AnyRecipe | Slice | int | float | bool | str | tuple[_One | tuple[_One, ...], ...]
 # One item of a `state`: an array, a scalar, a name, nothing, or a list or tuple of such items.
 _Leaf = AnyRecipe | int | bool | str | None
 _Inner = AnyRecipe | int | bool | str | None | tuple[_Leaf, ...]

@@ -102,9 +102,9 @@ def simpler_steps(step: AnyStep) -> Iterator[AnyStep]:
         case Quantize():
             yield replace(step, group_size=64, bits=4)
             yield replace(step, bits=4)
-        case SetMetaState(values=values):
+        case SetMetaState(values=tuple(values)):
             for index, text in enumerate(values):
-                for number in _simpler_numbers(_number_in(text)):
+                for number in _simpler_numbers(_number_in(text) if isinstance(text, str) else None):
                     simpler = (*values[:index], str(number), *values[index + 1 :])
                     yield replace(step, values=simpler)
         case SetState(state=state) | Reload(state=tuple(state)):
@@ -264,7 +264,7 @@ def _map_recipes(trace: Trace, change: Callable[[AnyRecipe], AnyRecipe]) -> Trac
         if isinstance(step, SetState):
             return replace(step, state=item(step.state))
         if isinstance(step, SetItem) and step.value is not None:
-            return replace(step, value=change(step.value))
+            return replace(step, value=item(step.value))
         return step
 
     return trace.part([one(step) for step in trace.steps])

@@ -41,10 +41,10 @@ def sizes_of(cache: Any) -> Sizes:
     `offset`: tokens seen. `position`: the row that the next token goes to, before any wrap.
     `capacity`: rows of the keys' buffer, `values_capacity`: of the values'. `rows`: rows in use.
     `room`: rows left before the buffer grows or wraps. `window`: `max_size` or `chunk_size`.
-    `keep`: rows that a ring never drops. `groups`: groups of a quantized row. `step`: the growth
-    step. `batch`: the fewest batch rows of any of its arrays, for a failed operation may have left
-    them unlike. What a cache does not have is 0, and so is what a failed operation left as no
-    integer. Of a list of caches only `batch` is told.
+    `keep`: rows that a ring never drops. `rotated`: 1 of a batch's ring that has turned. `groups`:
+    groups of a quantized row. `step`: the growth step. `batch`: the fewest batch rows of any of its
+    arrays, for a failed operation may have left them unlike. What a cache does not have is 0, and
+    so is what a failed operation left as no integer. Of a list of caches only `batch` is told.
     """
     get = vars(cache).get
     keys, values = get("keys"), get("values")
@@ -63,6 +63,7 @@ def sizes_of(cache: Any) -> Sizes:
         "room": capacity - position,
         "window": _integer(get("max_size", get("chunk_size"))),
         "keep": _integer(get("keep")),
+        "rotated": int(get("rotated") is True),
         "groups": _groups(keys),
         "step": _integer(getattr(cache, "step", 0)),
         "batch": min(_batches(cache), default=1),
@@ -120,7 +121,7 @@ def resolve(step: AnyStep, sizes: Sizes) -> AnyStep:
     if isinstance(step, SetState):
         return replace(step, state=_resolve_item(step.state, sizes))
     if isinstance(step, SetItem) and step.value is not None:
-        return replace(step, value=_resolve_recipe(step.value, sizes))
+        return replace(step, value=_resolve_item(step.value, sizes))
     if isinstance(step, Filter) and isinstance(step.indices, tuple):
         return replace(step, indices=tuple(_number(index, sizes) for index in step.indices))
     if isinstance(step, Extract) and isinstance(step.index, str):

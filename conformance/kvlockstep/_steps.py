@@ -14,6 +14,7 @@ from kvlockstep._recipes import (
     AnyRecipe,
     Count,
     Dimension,
+    Given,
     Relative,
     Size,
     StateItem,
@@ -35,7 +36,7 @@ _MetaInner = str | tuple[_MetaLeaf, ...]
 MetaItem = str | tuple[_MetaInner, ...]
 # Numbers, one a row: a list of them, or an array.
 Numbers = Paddings | AnyRecipe
-Argument = int | float | None | tuple[int, ...] | AnyRecipe
+Argument = Given | None
 Held = Literal["state", "result", "inputs", "copy"]
 Foreign = Literal["list", "numpy"]
 
@@ -118,16 +119,20 @@ class Mask(OnSlot, frozen=True, tag="mask", kw_only=True):
 
 
 class SetState(OnSlot, frozen=True, tag="set_state", kw_only=True):
-    """`cache.state = state`, a tuple; `as_list`, lists all the way down, as a file has it."""
+    """`cache.state = state`, a tuple; `as_list`, lists all the way down, as a file has it.
+
+    With `bare`, that number instead, which is no state.
+    """
 
     state: Annotated[tuple[StateItem, ...], Meta(max_length=12)]
     as_list: bool = False
+    bare: int | None = None
 
 
 class SetMetaState(OnSlot, frozen=True, tag="set_meta_state", kw_only=True):
-    """`cache.meta_state = values` (0.31)."""
+    """`cache.meta_state = values` (0.31), or one string, which is no list of them."""
 
-    values: Annotated[tuple[str, ...], Meta(max_length=12)]
+    values: Annotated[tuple[_MetaInner, ...], Meta(max_length=12)] | str
 
 
 class Depends(OnSlot, frozen=True, tag="depends", kw_only=True):
@@ -189,12 +194,14 @@ class Filter(OnSlot, frozen=True, tag="filter", kw_only=True):
     """`filter(indices)`, batch rows to keep, as an int32 array or as a list.
 
     An array of its own is given as it is, or, `as_list`, as what its `tolist()` returns. `as_slice`
-    they are what a slice is made of: (stop,), (start, stop) or (start, stop, step).
+    they are what a slice is made of: (stop,), (start, stop) or (start, stop, step). What is `given`
+    stands for them all, as it is.
     """
 
     indices: Annotated[tuple[Index, ...], Meta(max_length=MAX_ROWS)] | AnyRecipe
     as_list: bool = False
     as_slice: bool = False
+    given: Given | None = None
 
 
 class Extend(OnSlot, frozen=True, tag="extend", kw_only=True):
@@ -204,10 +211,11 @@ class Extend(OnSlot, frozen=True, tag="extend", kw_only=True):
 
 
 class Extract(OnSlot, frozen=True, tag="extract", kw_only=True):
-    """Put `extract(index)`, one batch row, into slot `to`."""
+    """Put `extract(index)`, one batch row, or `extract(given)` into slot `to`."""
 
     index: OddIndex
     to: Name = "e"
+    given: Given | None = None
 
 
 class Merge(OnSlot, frozen=True, tag="merge", kw_only=True):
@@ -239,9 +247,10 @@ class Finalize(OnSlot, frozen=True, tag="finalize", kw_only=True):
 
 
 class Advance(OnSlot, frozen=True, tag="advance", kw_only=True):
-    """`advance(n)`."""
+    """`advance(n)`, or `advance(given)`."""
 
     n: Count
+    given: Given | None = None
 
 
 class GetItem(OnSlot, frozen=True, tag="get_item", kw_only=True):
@@ -251,10 +260,10 @@ class GetItem(OnSlot, frozen=True, tag="get_item", kw_only=True):
 
 
 class SetItem(OnSlot, frozen=True, tag="set_item", kw_only=True):
-    """`cache[index] = value`."""
+    """`cache[index] = value`, mostly an array or None."""
 
     index: Count
-    value: AnyRecipe | None
+    value: Given | None
 
 
 class CausalMask(Step, frozen=True, tag="causal_mask", kw_only=True):

@@ -13,10 +13,14 @@ from typing import Any
 import mlx.core as mx
 
 import kvreference
-from kvlockstep._caches import numbers_in
+from kvlockstep._caches import numbers_in, rows_of
+from kvlockstep._recipes import AnyRecipe, Given, Literals, Slice
 from kvlockstep._sizes import Sizes, children_of
 from kvlockstep._steps import Extract, Filter, Finalize, Quantize, Update
 from kvlockstep._trace import AnyStep
+
+# What may be in an array whose numbers a trace does not spell out.
+_ANY = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,32 @@ class Zone:
 
 def _is_outside(index: int, sizes: Sizes) -> bool:
     return not -sizes["batch"] <= index < sizes["batch"]
+
+
+def _rows_of(step: Filter | Extract) -> Iterator[int]:
+    """Yield the rows that a step names."""
+    if step.given is not None:
+        yield from _integers_in(step.given)
+    elif isinstance(step, Extract):
+        yield int(step.index)
+    else:
+        yield from numbers_in(step.indices)
+
+
+def _is_slice(step: Filter) -> bool:
+    return isinstance(step.given, Slice) or (step.given is None and step.as_slice)
+
+
+def _integers_in(given: Given | None) -> Iterator[int]:
+    if isinstance(given, tuple):
+        for one in given:
+            yield from _integers_in(one)
+    elif isinstance(given, Literals):
+        yield from map(int, given.values)
+    elif isinstance(given, AnyRecipe):
+        yield _ANY
+    elif isinstance(given, int):
+        yield given
 
 
 def _is_zero(number: object) -> bool:
@@ -93,18 +123,20 @@ ZONES = (
     Zone(
         (Filter,),
         lambda step, _, sizes: (
-            not step.as_slice and any(_is_outside(one, sizes) for one in numbers_in(step.indices))
+            not _is_slice(step) and any(_is_outside(one, sizes) for one in _rows_of(step))
         ),
         "filter with an index out of range reads past the buffer: garbage, or SIGSEGV",
     ),
     Zone(
         (Filter,),
-        lambda step, *_: step.as_slice and 0 in numbers_in(step.indices)[2:3],
+        lambda step, *_: _is_slice(step) and rows_of(step).step == 0,
         "MLX divides by a slice's step of 0 and kills the process (SIGFPE)",
     ),
     Zone(
         (Extract,),
-        lambda step, cache, sizes: _has(cache, "BatchKVCache") and _is_outside(step.index, sizes),
+        lambda step, cache, sizes: (
+            _has(cache, "BatchKVCache") and any(_is_outside(i, sizes) for i in _rows_of(step))
+        ),
         "BatchKVCache.extract with an index out of range reads past left_padding: garbage, "
         "or SIGSEGV",
         releases=_before("0.32.0"),
@@ -112,7 +144,8 @@ ZONES = (
     Zone(
         (Extract,),
         lambda step, cache, sizes: (
-            _has(cache, "BatchRotatingKVCache") and _is_outside(step.index, sizes)
+            _has(cache, "BatchRotatingKVCache")
+            and any(_is_outside(i, sizes) for i in _rows_of(step))
         ),
         "BatchRotatingKVCache.extract with an index out of range reads past offset: garbage, or "
         "SIGSEGV",

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from kvlockstep import _write_one
 from kvlockstep._prompt_steps import CanTrimPrompt, MakePrompt, TrimPrompt
-from kvlockstep._recipes import Shape, Size
+from kvlockstep._recipes import Given, Literals, Shape, Size
 from kvlockstep._steps import (
     Advance,
     Extend,
@@ -29,6 +29,9 @@ from kvlockstep._steps import (
 from kvlockstep._trace import AnyStep
 from kvlockstep._writing import Writer, Writing
 
+# What is no row, no rows or no number of tokens.
+_ODD: tuple[Given, ...] = (0.5, "x", Literals(shape=(), dtype="int32", values=(0,)))
+_ODD_ROWS: tuple[Given, ...] = ((0.5,), ("x",), (True,), (0, None), "x", 1.5)
 _INDICES: tuple[Index, ...] = (0, 1, "batch-1", "batch-2", 0, 1, -1, 2, "batch-1", 0)
 _KEPT = (1, 2, 1, 3, 2, 4, 1, 2, 2, 0)
 _EXTRACTED: tuple[OddIndex, ...] = (
@@ -47,12 +50,10 @@ _BRINGING: tuple[tuple[Size, ...], ...] = (
 def _filter(writing: Writing) -> Iterator[AnyStep]:
     source = writing.source
     indices = tuple(source.pick(_INDICES) for _ in range(source.pick(_KEPT)))
-    yield Filter(
-        slot=writing.slot(),
-        indices=indices,
-        as_list=source.one_in(2),
-        as_slice=len(indices) < 4 and source.one_in(8),
-    )
+    slot, as_list = writing.slot(), source.one_in(2)
+    as_slice = len(indices) < 4 and source.one_in(8)
+    given = source.pick(_ODD_ROWS) if source.one_in(24) else None
+    yield Filter(slot=slot, indices=indices, as_list=as_list, as_slice=as_slice, given=given)
 
 
 def _extend(writing: Writing) -> Iterator[AnyStep]:
@@ -63,7 +64,9 @@ def _extend(writing: Writing) -> Iterator[AnyStep]:
 
 def _extract(writing: Writing) -> Iterator[AnyStep]:
     slot = writing.slot()
-    yield Extract(slot=slot, index=writing.source.pick(_EXTRACTED), to="e")
+    source = writing.source
+    index, given = source.pick(_EXTRACTED), source.pick(_ODD) if source.one_in(24) else None
+    yield Extract(slot=slot, index=index, to="e", given=given)
     single = writing.classes[slot].removeprefix("Batch")
     writing.add_slot("e", single)
 
@@ -183,7 +186,9 @@ def _prepare_lengths(writing: Writing) -> Iterator[AnyStep]:
 
 
 def _advance(writing: Writing) -> Iterator[AnyStep]:
-    yield Advance(slot=writing.slot(), n=writing.source.pick((1, 2, 3, 0, -1)))
+    source = writing.source
+    slot, n = writing.slot(), source.pick((1, 2, 3, 0, -1))
+    yield Advance(slot=slot, n=n, given=source.pick(_ODD) if source.one_in(24) else None)
 
 
 def _set_item(writing: Writing) -> Iterator[AnyStep]:

@@ -27,9 +27,9 @@ from kvlockstep._writing import Writer, Writing
 _APPENDED = (1, 1, 1, 2, 3, 4, 5, 0, 8)
 _MODELS: tuple[Model, ...] = ("m", "m", "m", "m", "n", None, 7)
 _ALPHABET: tuple[Token, ...] = (0, 1, 2, 1, 0, 1, 2, 3)
-# Equal but different, the name under which the release keeps its values, and integers of any sign
-# and size.
-_ODD: tuple[Token, ...] = (True, 1.0, False, 0.0, "__value__", "x", None, 2.0, -1, 1 << 31)
+# Equal but different, the name under which the release keeps its values, integers of any sign and
+# size, and a list, which has no hash.
+_ODD: tuple[Token, ...] = (True, 1.0, False, 0.0, "__value__", "x", None, 2.0, -1, 1 << 31, (9,))
 # Sequences that share prefixes: the usual ones.
 _PATHS: tuple[tuple[Token, ...], ...] = (
     (1, 2, 3, 4, 5, 6), (1, 2, 3, 0, 1, 2), (1, 2, 3, 4, 0, 0), (2, 1, 0, 1, 2, 3),

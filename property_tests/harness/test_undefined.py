@@ -21,7 +21,7 @@ from kvlockstep._contract import contract_of
 from kvlockstep._engine import Lockstep
 from kvlockstep._gate import run_job
 from kvlockstep._jobs import Job, JobReport
-from kvlockstep._recipes import Literals, Rows
+from kvlockstep._recipes import Literals, Rows, Slice
 from kvlockstep._settings import Settings
 from kvlockstep._steps import (
     Construct,
@@ -73,6 +73,7 @@ NESTED_RING = (
 DIVIDES, READS = "divides by a group size of 0", "filter with an index"
 EXTRACTS, ROLLS = "BatchKVCache.extract", "after trim(1.5)"
 OLD_EXTRACTS = "BatchRotatingKVCache.extract"
+THIRD = Literals(shape=(1,), dtype="int32", values=(3,))
 NOTHING, ONE_BIT = "array that has none", "with bits=1"
 # Rows that are none: no tokens, no heads, no batch, no values.
 NONE = [Update(keys=Rows(shape=shape)) for shape in ((1, 1, 0, 64), (1, 0, 2, 64), (0, 1, 2, 64))]
@@ -97,7 +98,12 @@ INSIDE = [
     (READS, (construct("BatchKVCache", left_padding=(1,)), Filter(indices=(1,))), RELEASES),
     (READS, (*BATCH, Filter(indices=TABLE)), RELEASES),
     (STEPS, (*BATCH, Filter(indices=(0, 3, 0), as_slice=True)), RELEASES),
+    *((READS, (*ARRAYS, Filter(indices=(), given=rows)), RELEASES) for rows in (3, (0, (-4,)))),
+    (READS, (*ARRAYS, Filter(indices=(), given=THIRD)), RELEASES),
+    (READS, (*ARRAYS, Filter(indices=(), given=Rows(shape=(1,), dtype="int32"))), RELEASES),
+    (STEPS, (*ARRAYS, Filter(indices=(), given=Slice(by=0))), RELEASES),
     (EXTRACTS, (*BATCH, Extract(index=3)), (OLD,)),
+    (EXTRACTS, (*BATCH, Extract(index=0, given=3)), (OLD,)),
     (EXTRACTS, (*BATCH, Extract(index="batch")), (OLD,)),
     (EXTRACTS, (*BATCH, Extract(index=-4)), (OLD,)),
     (EXTRACTS, (*LISTED, Extract(index=2)), (OLD,)),
@@ -120,6 +126,9 @@ OUTSIDE = [
     (construct(), Quantize(group_size=32)),
     (*BATCH, Filter(indices=(2, -3))),
     (*BATCH, Filter(indices=())),
+    (*ARRAYS, Filter(indices=(), given=Slice(stop=9, by=-1))),
+    (*ARRAYS, Filter(indices=(), given=(0, (2,), None))),
+    (*BATCH, Extract(index=9, given=1)),
     (*RING, Filter(indices=(1, -2), as_list=True)),
     (*BATCH, Filter(indices=(0, 7, 2), as_slice=True)),
     (*BATCH, Filter(indices=(0, 0), as_slice=True)),
