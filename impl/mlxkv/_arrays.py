@@ -162,12 +162,11 @@ class ArraysCache(Cache):
     def batch_size(self) -> int:
         """The rows of the first slot that has an array, else of left_padding, else of lengths.
 
-        1 where nothing says. Raises `SlotShapeError` for a slot with a scalar.
+        1 where nothing says. Raises `SlotShapeError` for a slot with a scalar, `ArrayTypeError`.
         """
         for slot in self.cache:
             if slot is not None:
-                if not slot.shape:
-                    raise SlotShapeError(self, "batch_size", "a slot with a batch axis", "a scalar")
+                check_batched(self, "batch_size", slot)
                 return int(slot.shape[0])
         for counts in (self.left_padding, self.lengths):
             if counts is not None:
@@ -270,11 +269,13 @@ class ArraysCache(Cache):
 
     def _cut_row(self, idx: Any) -> list[mx.array]:
         """The same by any index; raises as `extract` does."""
+        if not self.cache:
+            return []
         try:
-            row = index(idx) if self.cache else 0
+            row = index(idx)
         except TypeError:
             row = None
-        if row is None or isinstance(idx, mx.array) or (self.cache and isinstance(idx, bool)):
+        if row is None or isinstance(idx, bool | mx.array):
             raise RowSelectionError(self, "extract", "an integer", repr(idx))
         for i, slot in enumerate(self.cache):
             if slot is None:
@@ -282,11 +283,12 @@ class ArraysCache(Cache):
         slots = []
         for slot in self.cache:
             check_batched(self, "extract", slot)
-            batch = slot.shape[0]
-            if not -batch <= row < batch or row == -1:
+            window = slot[row : row + 1]
+            if not len(window):
+                batch = slot.shape[0]
                 expected = f"a row of [0, {batch}) or [-{batch}, -1)"
                 raise RowIndexError(self, "extract", expected, str(row))
-            slots.append(slot[row : row + 1])
+            slots.append(window)
         return slots
 
     def prepare(self, lengths: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
@@ -366,7 +368,11 @@ class ArraysCache(Cache):
 
     @property
     def nbytes(self) -> int:
-        return sum(slot.nbytes for slot in self.cache if slot is not None)
+        try:
+            return sum(slot.nbytes for slot in self.cache if slot is not None)
+        except AttributeError:
+            expected, got = "an mx.array or None in every slot", repr(self.cache)
+            raise ArrayTypeError(self, "nbytes", expected, got) from None
 
     def materialize(self) -> None:
         """Evaluate the arrays of the slots, left_padding and lengths."""
@@ -378,10 +384,10 @@ def _stack(name: str, slot: int, rows: Iterable[Any]) -> mx.array:
     held = [row for row in rows if row is not None]
     if not held:
         raise MissingSlotError(name, "merge", f"an array in slot {slot} of some cache", "None")
-    check_batched(name, "merge", held[0])
-    shape = (1, *held[0].shape[1:])
     for row in held:
         check_batched(name, "merge", row)
+    shape = (1, *held[0].shape[1:])
+    for row in held:
         if row.shape != shape:
             expected = f"one row of shape {shape[1:]} in slot {slot}"
             raise SlotShapeError(name, "merge", expected, str(row.shape))

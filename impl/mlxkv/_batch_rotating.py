@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 
@@ -86,7 +86,7 @@ class BatchRotatingKVCache(Ring, BatchCache):
 
     def _check_prefill(self, keys: Any) -> None:
         shape = keys.shape if isinstance(keys, mx.array) else ()
-        if len(shape) > 2 and shape[2] == 1:
+        if shape[2:3] == (1,):
             expected = "finalize() before single tokens"
             raise PendingPaddingError(self, UPDATE, expected, "right padding pending")
 
@@ -146,9 +146,9 @@ class BatchRotatingKVCache(Ring, BatchCache):
             raise StepError(self, UPDATE, "a step of at least 1", str(self.step))
         columns = min(self.step, self.max_size - self._offset)
         if columns < 0:
-            held = 0 if self.keys is None else self.keys.shape[2]
+            held = self.keys.shape[2]
             got = f"{held} columns after {self._offset} tokens, max_size {self.max_size}"
-            self._contradict(UPDATE, got)
+            raise self._contradiction(UPDATE, got)
         k_tail = (*k_shape[:2], columns, k_shape[3])
         v_tail = (*k_shape[:2], columns, v_shape[3])
         return (
@@ -247,7 +247,7 @@ class BatchRotatingKVCache(Ring, BatchCache):
             raise NotTrimmableError(self, "trim", "0 tokens once the ring is full", got)
         trimmed = min(self._offset, n)
         if trimmed > self._idx:
-            self._contradict("trim", f"_idx {self._idx} after {self._offset} tokens")
+            raise self._contradiction("trim", f"_idx {self._idx} after {self._offset} tokens")
         self._offset -= trimmed
         self._idx -= trimmed
         self._rewind(trimmed)
@@ -317,11 +317,11 @@ class BatchRotatingKVCache(Ring, BatchCache):
         elif self.rotated and not empty:
             columns = [0 if one.keys is None else one.keys.shape[2] for one in (mine, theirs)]
             if columns[0] != columns[1]:
-                self._contradict("extend", f"{columns[0]} and {columns[1]} columns")
+                raise self._contradiction("extend", f"{columns[0]} and {columns[1]} columns")
         for one, held, end in ((self, mine, theirs.idx), (other, theirs, mine.idx)):
             if held.keys is not None and held.idx < min(end, one.max_size) and one._is_full():
                 got = f"{held.idx} columns after {one._offset} tokens, max_size {one.max_size}"
-                self._contradict("extend", got)
+                raise self._contradiction("extend", got)
         rows = self._join(mine, theirs)
         if reorder and other.rotated:
             other.keys, other.values, _, _, other._idx, _ = theirs
@@ -390,7 +390,7 @@ class BatchRotatingKVCache(Ring, BatchCache):
     def _check_ring(self, operation: str, held: int) -> None:
         if self.rotated and held > self.max_size:
             got = f"{held} columns in a rotated ring of {self.max_size}"
-            self._contradict(operation, got)
+            raise self._contradiction(operation, got)
 
-    def _contradict(self, operation: str, got: str) -> NoReturn:
-        raise RingStateError(self, operation, "_offset, _idx and buffers that agree", got)
+    def _contradiction(self, operation: str, got: str) -> RingStateError:
+        return RingStateError(self, operation, "_offset, _idx and buffers that agree", got)

@@ -90,7 +90,7 @@ def count_down(caches: Sequence[Any], n: Any) -> list[int] | None:
     for cache in leaves:
         offset = cache.offset
         tokens = n if n < offset else offset
-        cache.offset = offset - tokens
+        cache.offset -= tokens
         if type(cache).trim is not PlainCache.trim:
             cache._idx -= tokens
     return trimmed
@@ -103,8 +103,6 @@ def _plan(caches: Sequence[Any], n: int, leaves: list[Any]) -> list[int] | None:
         trim = getattr(type(cache), "trim", None)
         if trim is PlainCache.trim or trim is RotatingKVCache.trim:
             offset = cache.offset
-            if type(offset) is not int:
-                return None
             tokens = n if n < offset else offset
             if trim is RotatingKVCache.trim and (offset >= cache.max_size or tokens > cache._idx):
                 return None

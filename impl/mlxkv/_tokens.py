@@ -34,10 +34,7 @@ class TokenBuffer:
         An array of wider integers is cast. Raises `TokensError`, also for floats, which mlx-lm
         cuts off.
         """
-        try:
-            array = mx.array(tokens)
-        except (TypeError, ValueError, RuntimeError):
-            self._refuse("__init__", tokens)
+        array = self._read("__init__", tokens)
         too_wide = isinstance(tokens, list | tuple) and array.dtype == mx.int64
         if array.ndim != 1 or too_wide or (array.size and array.dtype not in INTEGERS):
             self._refuse("__init__", tokens)
@@ -54,7 +51,9 @@ class TokenBuffer:
         if step < 1:
             raise StepError(self, UPDATE, "a step of at least 1", str(step))
         if not isinstance(tokens, mx.array):
-            tokens = self._convert(tokens)
+            if not hasattr(tokens, "dtype"):  # an array of another library's; no list, as in mlx-lm
+                self._refuse(UPDATE, tokens)
+            tokens = self._read(UPDATE, tokens)
         shape, start = tokens.shape, self._size
         if len(shape) != 1 and (not shape or tokens.size != 1):
             self._refuse(UPDATE, tokens)
@@ -78,14 +77,11 @@ class TokenBuffer:
         """A view of the valid tokens, int32 (size,)."""
         return self._buffer[: self._size]
 
-    def _convert(self, tokens: Any) -> mx.array:
-        """The array of another library's as one of mlx; no list, as in mlx-lm."""
-        if not hasattr(tokens, "dtype"):
-            self._refuse(UPDATE, tokens)
+    def _read(self, operation: str, tokens: Any) -> mx.array:
         try:
             return mx.array(tokens)
         except (TypeError, ValueError, RuntimeError):
-            self._refuse(UPDATE, tokens)
+            self._refuse(operation, tokens)
 
     def _refuse(self, operation: str, tokens: Any) -> NoReturn:
         expected = "token ids, integers of 32 bits in one dimension"
