@@ -123,8 +123,10 @@ def _construct_directly(search: _Search) -> None:
     """Construct what is merged, where the caches that went into it do not matter."""
     for index in range(len(search.best.steps)):
         steps = search.best.steps
-        if index < len(steps) and (made := constructed(steps, index)) is not None:
-            search.accept(search.best.part([*steps[:index], made, *steps[index + 1 :]]))
+        if index < len(steps):
+            for made in constructed(steps, index):
+                if search.accept(search.best.part([*steps[:index], *made, *steps[index + 1 :]])):
+                    break
     _remove_steps(search)
 
 

@@ -115,17 +115,32 @@ def simpler_steps(step: AnyStep) -> Iterator[AnyStep]:
             yield from _simpler_fields(step)
 
 
-def constructed(steps: Sequence[AnyStep], index: int) -> Construct | None:
-    """Return the construction of an empty batch like the one that a merge makes, if it is one."""
+def constructed(steps: Sequence[AnyStep], index: int) -> Iterator[list[AnyStep]]:
+    """Yield what makes a batch like the one that a merge makes: empty, or with rows of one peer."""
     match steps[index]:
         case Merge(slot=slot, peers=peers, to=to):
+            rows = 1 + len(peers)
             for step in steps[:index]:
                 if isinstance(step, Construct) and step.slot == slot:
-                    batch = _batch_of(step.made, 1 + len(peers))
-                    return Construct(
-                        slot=to, cache=batch.cache, args=batch.args, children=batch.children
+                    made = _batch_of(step.made, rows)
+                    batch = Construct(
+                        slot=to, cache=made.cache, args=made.args, children=made.children
                     )
-    return None
+                    yield [batch]
+                    for fed in steps[:index]:
+                        if isinstance(fed, Update) and fed.slot in (slot, *peers):
+                            yield [batch, _with_batch(fed, to, rows)]
+                    return
+
+
+def _with_batch(step: Update, slot: str, rows: int) -> Update:
+    def change(recipe: AnyRecipe) -> AnyRecipe:
+        if isinstance(recipe, Literals):
+            return recipe
+        return replace(recipe, shape=(rows, *recipe.shape[1:]))
+
+    values = step.values and change(step.values)
+    return replace(step, slot=slot, keys=change(step.keys), values=values)
 
 
 def _batch_of(made: Made, rows: int) -> Made:

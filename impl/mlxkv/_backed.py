@@ -55,7 +55,8 @@ def _ending(name: str, doc: str) -> Any:
     """A property over the attribute `name`: to ask for the buffer, or to assign it, ends a span."""
 
     def get(cache: BackedCache) -> Any:
-        cache._settle()
+        if cache._span is not None:
+            cache._settle()
         return getattr(cache, name)
 
     def put(cache: BackedCache, buffer: Any) -> None:
@@ -259,7 +260,7 @@ class BackedCache(PlainCache):
 
     def _held(self) -> bool:
         """Whether somebody holds one of them."""
-        return any(buffer is not None for buffer in self._borrowed())
+        return self._lent is not None and any(array() is not None for array in self._lent)
 
     def _settle(self) -> None:
         """Make the buffers plain ones: those that were lent, where somebody holds them."""
