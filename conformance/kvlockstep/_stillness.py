@@ -9,6 +9,7 @@ after a step that took it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from kvlockstep._caches import CACHES
 _ATOMS = frozenset({mx.array, int, bool, float, str, type(None)})
 # The size of an object that holds nothing but its `__dict__`.
 _PLAIN = type("Plain", (), {}).__basicsize__
+_SLOT = type("Slotted", (), {"__slots__": ("one",)}).__basicsize__ - object.__basicsize__
 
 
 class _Parts(NamedTuple):
@@ -82,11 +84,21 @@ def parts_of(cache: Any) -> list[Any] | None:
             continue
         if kind is list or kind is tuple:
             parts += part
-        elif kind.__name__ in CACHES and kind.__basicsize__ == _PLAIN and hasattr(part, "__dict__"):
+        elif kind.__name__ in CACHES and (slots := _slots_of(kind)) is not None:  # type: ignore[arg-type]
             parts += vars(part).values()
+            parts += [getattr(part, name, None) for name in slots]
         else:
             return None
     return parts
+
+
+@lru_cache(maxsize=256)
+def _slots_of(kind: type) -> tuple[str, ...] | None:
+    """Return the slots of a class beside its `__dict__`; None if it holds something else."""
+    every = [name for base in kind.__mro__ for name in vars(base).get("__slots__", ())]
+    slots = tuple(name for name in every if name not in ("__dict__", "__weakref__"))
+    own = kind.__basicsize__ - len(slots) * _SLOT
+    return slots if own == _PLAIN and kind.__dictoffset__ else None
 
 
 def _are_same(before: list[Any], after: list[Any] | None) -> bool:

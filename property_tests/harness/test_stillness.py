@@ -232,18 +232,21 @@ def test_nothing_is_still_once_all_is_forgotten():
 
 
 def test_parts_are_told_of_plain_caches_only():
-    """Lists, tuples and children are looked into; a slot, a dict or a stranger cannot be."""
+    """Lists, tuples, slots and children are looked into; a dict or a stranger cannot be."""
 
     class Slotted:
         __slots__ = ("keys",)
 
     slotted = type("KVCache", (Slotted,), {})()
+    slotted.keys = mx.zeros((1,))
+    stranger = type("KVCache", (bytearray,), {})()
     child, arrays = RELEASED.KVCache(), RELEASED.ArraysCache(2)
     arrays[1] = array = mx.zeros((2,))
     parts = parts_of(RELEASED.CacheList(arrays, child))
 
     assert {id(array), id(child), id(arrays.cache)} <= {*map(id, parts)}
-    assert parts_of(slotted) is None
+    assert any(part is slotted.keys for part in parts_of(slotted))
+    assert parts_of(stranger) is None
     assert parts_of(RELEASED.PromptTrie()) is None
     child.pool = object()
     assert parts_of(child) is None
