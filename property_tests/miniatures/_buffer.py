@@ -237,7 +237,7 @@ class ValuesInTheDtypeOfKeys:
     """The values' first buffer is allocated in the dtype of the keys."""
 
     def update_and_fetch(self, keys, values):
-        if self.keys is None:
+        if self.keys is None and isinstance(keys, mx.array) and isinstance(values, mx.array):
             values = values.astype(keys.dtype)
         return super().update_and_fetch(keys, values)
 
