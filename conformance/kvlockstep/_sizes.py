@@ -41,10 +41,11 @@ def sizes_of(cache: Any) -> Sizes:
     `offset`: tokens seen. `position`: the row that the next token goes to, before any wrap.
     `capacity`: rows of the keys' buffer, `values_capacity`: of the values'. `rows`: rows in use.
     `room`: rows left before the buffer grows or wraps. `window`: `max_size` or `chunk_size`.
-    `keep`: rows that a ring never drops. `rotated`: 1 of a batch's ring that has turned. `groups`:
-    groups of a quantized row. `step`: the growth step. `batch`: the fewest batch rows of any of its
-    arrays, for a failed operation may have left them unlike. What a cache does not have is 0, and
-    so is what a failed operation left as no integer. Of a list of caches only `batch` is told.
+    `keep`: rows that a ring never drops. `rotated`: 1 of a batch's ring that has turned. `heads`:
+    of the keys' buffer. `groups`: groups of a quantized row. `step`: the growth step. `batch`: the
+    fewest batch rows of any of its arrays, for a failed operation may have left them unlike. What a
+    cache does not have is 0, and so is what a failed operation left as no integer. Of a list of
+    caches only `batch` is told.
     """
     get = vars(cache).get
     keys, values = get("keys"), get("values")
@@ -64,6 +65,7 @@ def sizes_of(cache: Any) -> Sizes:
         "window": _integer(get("max_size", get("chunk_size"))),
         "keep": _integer(get("keep")),
         "rotated": int(get("rotated") is True),
+        "heads": 0 if keys is None else _heads(keys),
         "groups": _groups(keys),
         "step": _integer(getattr(cache, "step", 0)),
         "batch": min(_batches(cache), default=1),
@@ -185,6 +187,10 @@ def _rows(keys: object) -> int:
     if isinstance(keys, mx.array) and keys.ndim >= 2:
         return keys.shape[-2]
     return 0
+
+
+def _heads(keys: object) -> int:
+    return keys.shape[1] if isinstance(keys, mx.array) and keys.ndim >= 2 else 0
 
 
 def _groups(keys: object) -> int:
