@@ -244,7 +244,7 @@ class TestMerging:
 
     def test_error_by_its_text(self):
         """An error that several operations meet is one difference, with the shortest trace."""
-        found = run_part(part_of(OLD, NEW, steps=400))
+        found = run_part(part_of(OLD, NEW, steps=1_200))
 
         place = "KVCache", "construct", "state"
         (one,) = [found for found in found.differences.values() if place in found.signatures]
