@@ -7,6 +7,7 @@ import itertools
 from types import SimpleNamespace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -395,3 +396,13 @@ def test_caches_of_a_model(contract):
     own = [contract.CacheList()]
     model.make_cache = lambda: own
     assert contract.make_prompt_cache(model, 8) is own
+
+
+@CONTRACTS
+def test_row_is_extracted_by_any_integer(contract):
+    """An index that is no int, but stands for one, names its row like an int."""
+    cache = contract.ArraysCache(1)
+    cache[0] = mx.array([[1], [2]])
+
+    for row in (0, 1, -2):
+        assert cache.extract(np.int64(row))[0].tolist() == cache.extract(row)[0].tolist()

@@ -283,12 +283,11 @@ class ArraysCache(Cache):
         slots = []
         for slot in self.cache:
             check_batched(self, "extract", slot)
-            window = slot[row : row + 1]
-            if not len(window):
-                batch = slot.shape[0]
+            batch = slot.shape[0]
+            if not -batch <= row < batch or row == -1:
                 expected = f"a row of [0, {batch}) or [-{batch}, -1)"
                 raise RowIndexError(self, "extract", expected, str(row))
-            slots.append(window)
+            slots.append(slot[row : row + 1])
         return slots
 
     def prepare(self, lengths: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
