@@ -146,7 +146,7 @@ class BatchRotatingKVCache(Ring, BatchCache):
             raise StepError(self, UPDATE, "a step of at least 1", str(self.step))
         columns = min(self.step, self.max_size - self._offset)
         if columns < 0:
-            held = self.keys.shape[2]
+            held = 0 if self.keys is None else self.keys.shape[2]
             got = f"{held} columns after {self._offset} tokens, max_size {self.max_size}"
             raise self._contradiction(UPDATE, got)
         k_tail = (*k_shape[:2], columns, k_shape[3])
