@@ -89,6 +89,25 @@ def make(elements: npt.NDArray[np.generic], dtype: Dtype) -> mx.array:
     return array
 
 
+def build(recipe: AnyRecipe) -> mx.array:
+    """Return a fresh array."""
+    return make(carrier(recipe), recipe.dtype)
+
+
+def build_item(item: Any, container: type = list) -> Any:
+    """Return what an item of a trace stands for, its tuples as that kind of container."""
+    if isinstance(item, tuple):
+        return container(build_item(inner, container) for inner in item)
+    if isinstance(item, Slice):
+        return slice(item.start, item.stop, item.by)
+    return build(item) if isinstance(item, AnyRecipe) else item
+
+
+def numbers_in(value: Any) -> Any:
+    """Return the numbers of an argument, those of an array in one flat list; else the value."""
+    return build(value).reshape(-1).tolist() if isinstance(value, AnyRecipe) else value
+
+
 def _rows(shape: tuple[int, ...], dtype: Dtype, start: int) -> npt.NDArray[np.generic]:
     return _counting(dtype)[(_row_numbers(shape) + start) % 251]
 
@@ -140,12 +159,3 @@ def _encode(values: npt.NDArray[np.float64], dtype: Dtype) -> npt.NDArray[np.gen
         if dtype == "bfloat16":
             return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
         return values.astype(_CARRIERS[dtype])
-
-
-def build_item(item: Any, container: type = list) -> Any:
-    """Return what an item of a trace stands for, its tuples as that kind of container."""
-    if isinstance(item, tuple):
-        return container(build_item(inner, container) for inner in item)
-    if isinstance(item, Slice):
-        return slice(item.start, item.stop, item.by)
-    return make(carrier(item), item.dtype) if isinstance(item, AnyRecipe) else item

@@ -9,11 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
-
 from kvlockstep._arrays import build_item
-from kvlockstep._recipes import AnyRecipe
-from kvlockstep._steps import Filter, Made
+from kvlockstep._steps import Made
 
 
 @dataclass(frozen=True)
@@ -160,20 +157,3 @@ def make_cache(module: Any, made: Made) -> Any:
     # As a caller would write them: paddings are lists.
     args = {name: build_item(value) for name, value in made.args.items()}
     return getattr(module, made.cache)(*children, **args)
-
-
-def rows_of(step: Filter) -> Any:
-    """Return the batch rows of a step as a caller would give them."""
-    if step.given is not None:
-        return build_item(step.given)
-    indices = build_item(step.indices)
-    if step.as_slice:
-        return slice(*numbers_in(step.indices)[:3]) if len(indices) else slice(None)
-    if isinstance(indices, mx.array):
-        return indices.tolist() if step.as_list else indices
-    return indices if step.as_list else mx.array(indices, mx.int32)
-
-
-def numbers_in(value: Any) -> Any:
-    """Return the numbers of an argument, those of an array in one flat list; else the value."""
-    return build_item(value).reshape(-1).tolist() if isinstance(value, AnyRecipe) else value

@@ -375,8 +375,6 @@ class _Course:
         """Tell whether one side has no such class or operation; note what the target lacks."""
         if isinstance(step, Construct):
             return any(self._lacks_class(made) for made in _classes_in(step))
-        if isinstance(step, Reserve):
-            return not (self.target.reserves and hasattr(self.right.at(step.slot), "reserve"))
         member = operation.member
         if member is None:
             return self._lacks_field(step, name)
@@ -394,6 +392,8 @@ class _Course:
     def _lacks_field(self, step: AnyStep, name: str) -> bool:
         """Tell whether the target's cache does not have the field that a step takes."""
         match step:
+            case Reserve(slot=slot):  # What a target need not have is not lacking.
+                return not (self.target.reserves and hasattr(self.right.at(slot), "reserve"))
             case Depends(slot=slot):
                 field, has = "keys", hasattr(self.right.at(slot), "keys")
             case Hold(slot=slot, what="state"):

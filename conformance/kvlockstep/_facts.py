@@ -9,7 +9,7 @@ from typing import Any
 import mlx.core as mx
 from msgspec import Struct
 
-from kvlockstep._caches import numbers_in, rows_of
+from kvlockstep._arrays import numbers_in
 from kvlockstep._recipes import AnyRecipe, StateItem
 from kvlockstep._sizes import Sizes
 from kvlockstep._snapshots import Snapshot
@@ -113,7 +113,7 @@ def facts_of(step: AnyStep, sizes: Sizes, context: Context) -> dict[str, Any]:
     facts |= arguments | _facts_of_numbers(arguments)
     if isinstance(step, Filter) and step.as_slice:
         with suppress(TypeError):
-            facts["indices"] = [*range(sizes["batch"])[rows_of(step)]]
+            facts["indices"] = [*range(sizes["batch"])[step.rows]]
     return facts
 
 

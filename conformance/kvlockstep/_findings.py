@@ -156,9 +156,8 @@ class Findings:
         if isinstance(expected, dict):
             expected, actual = expected.items(), actual.items()
         for index, (one, other) in enumerate(zip(expected, actual, strict=True)):
-            if one is other or (type(one) is str and type(other) is str and one == other):
-                continue
-            self.compare(place, (*path, index), one, other)
+            if one is not other:
+                self.compare(place, (*path, index), one, other)
         return True
 
     def end_step(self) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import mlx.core as mx
 
+from kvlockstep._arrays import build
 from kvlockstep._recipes import AnyRecipe
-from kvlockstep._side import build
 from kvlockstep._snapshots import Snapshot
 from kvlockstep._steps import SetItem, SetState, Update
 from kvlockstep._trace import AnyStep

@@ -11,9 +11,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from kvlockstep._arrays import build_item, pass_as
+from kvlockstep._arrays import build, build_item, pass_as
 from kvlockstep._caches import make_cache
-from kvlockstep._side import Handle, Side, build
+from kvlockstep._side import Handle, Side
 from kvlockstep._steps import (
     AttentionMask,
     CausalMask,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from kvlockstep._arrays import build_item
-from kvlockstep._caches import rows_of
 from kvlockstep._memento import Memento
 from kvlockstep._side import Side, walk
 from kvlockstep._steps import (
@@ -37,7 +36,7 @@ def transfer(side: Side, step: Transfer) -> None:
 
 
 def filter_rows(side: Side, step: Filter) -> Any:
-    return side.at(step.slot).filter(rows_of(step))
+    return side.at(step.slot).filter(step.rows)
 
 
 def extend(side: Side, step: Extend) -> Any:

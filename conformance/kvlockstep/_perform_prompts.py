@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from kvlockstep._arrays import build
 from kvlockstep._prompt_steps import (
     AppendTokens,
     CanTrimPrompt,
@@ -21,7 +22,7 @@ from kvlockstep._prompt_steps import (
     TrieSearch,
     TrimPrompt,
 )
-from kvlockstep._side import Side, build
+from kvlockstep._side import Side
 
 
 def make_prompt(side: Side, step: MakePrompt) -> int:

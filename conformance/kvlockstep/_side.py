@@ -7,10 +7,6 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-import mlx.core as mx
-
-from kvlockstep._arrays import carrier, make
-from kvlockstep._recipes import AnyRecipe
 from kvlockstep._sizes import children_of
 
 
@@ -69,8 +65,3 @@ def walk(address: str, cache: Any) -> list[tuple[str, Any]]:
     for number, child in enumerate(children_of(cache)):
         found += walk(f"{address}.{number}", child)
     return found
-
-
-def build(recipe: AnyRecipe) -> mx.array:
-    """Return a fresh array."""
-    return make(carrier(recipe), recipe.dtype)

@@ -5,10 +5,12 @@ The next operation on a cache goes here; what is done with prompts is in `_promp
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import mlx.core as mx
 from msgspec import Meta, Struct
 
+from kvlockstep._arrays import build_item, numbers_in
 from kvlockstep._recipes import (
     MAX_DIMENSION,
     AnyRecipe,
@@ -202,6 +204,18 @@ class Filter(OnSlot, frozen=True, tag="filter", kw_only=True):
     as_list: bool = False
     as_slice: bool = False
     given: Given | None = None
+
+    @property
+    def rows(self) -> Any:
+        """The rows as the call gets them."""
+        if self.given is not None:
+            return build_item(self.given)
+        indices = build_item(self.indices)
+        if self.as_slice:
+            return slice(*numbers_in(self.indices)[:3]) if len(indices) else slice(None)
+        if isinstance(indices, mx.array):
+            return indices.tolist() if self.as_list else indices
+        return indices if self.as_list else mx.array(indices, mx.int32)
 
 
 class Extend(OnSlot, frozen=True, tag="extend", kw_only=True):

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 import kvreference
-from kvlockstep._caches import numbers_in, rows_of
+from kvlockstep._arrays import numbers_in
 from kvlockstep._recipes import AnyRecipe, Given, Literals, Slice
 from kvlockstep._sizes import Sizes, children_of
 from kvlockstep._steps import Extract, Filter, Finalize, Quantize, Update
@@ -129,7 +129,7 @@ ZONES = (
     ),
     Zone(
         (Filter,),
-        lambda step, *_: _is_slice(step) and rows_of(step).step == 0,
+        lambda step, *_: _is_slice(step) and step.rows.step == 0,
         "MLX divides by a slice's step of 0 and kills the process (SIGFPE)",
     ),
     Zone(

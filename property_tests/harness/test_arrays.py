@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from property_tests.harness.ports import lockstep_with, release_module, trace_of
 
-from kvlockstep._arrays import MAX_ELEMENTS, RecipeError, carrier, pass_as
+from kvlockstep._arrays import MAX_ELEMENTS, RecipeError, build, carrier, pass_as
 from kvlockstep._recipes import Bits, Dtype, Literals, Rows
-from kvlockstep._side import build
 from kvlockstep._steps import Construct, Update
 
 DTYPES = get_args(Dtype)

@@ -21,7 +21,7 @@ from property_tests.harness.ports import (
     update,
 )
 
-from kvlockstep._arrays import RecipeError
+from kvlockstep._arrays import RecipeError, build
 from kvlockstep._caches import CACHES, FUNCTIONS
 from kvlockstep._contract import contract_of
 from kvlockstep._divergence import Signature
@@ -30,7 +30,6 @@ from kvlockstep._generate import generate
 from kvlockstep._operations import OPERATIONS
 from kvlockstep._recipes import Literals, Rows
 from kvlockstep._search import seeded_bytes, trace_bytes
-from kvlockstep._side import build
 from kvlockstep._steps import (
     Copy,
     Fetch,

@@ -6,9 +6,9 @@ import mlx.core as mx
 import pytest
 from property_tests.harness.ports import update
 
+from kvlockstep._arrays import build
 from kvlockstep._labels import Labels
 from kvlockstep._recipes import Bits, Literals, Rows
-from kvlockstep._side import build
 from kvlockstep._snapshots import freeze, settle
 from kvlockstep._steps import SetItem, SetState, Trim, Update
 

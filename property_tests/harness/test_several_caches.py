@@ -6,9 +6,9 @@ import mlx.core as mx
 import pytest
 from property_tests.harness.ports import construct, play, release_module, update
 
+from kvlockstep._arrays import build
 from kvlockstep._operations import OPERATIONS, operands
 from kvlockstep._recipes import Literals, Rows
-from kvlockstep._side import build
 from kvlockstep._sizes import resolve, sizes_of
 from kvlockstep._steps import (
     Advance,
