@@ -9,7 +9,7 @@ from statistics import harmonic_mean, median, quantiles
 from typing import Any, NamedTuple
 
 from limits import COUNTED, DEFAULT
-from targets import HARNESS_STEPS, TARGETS, Bench, bytes_of
+from targets import HARNESS_STEPS, NOTHING_SEEN, TARGETS, Bench, bytes_of
 
 RELEASE = "0.32.2"
 
@@ -70,7 +70,7 @@ def _targets(pairs: list[Bench], workers: list[Bench]) -> Table:
     rates = [
         (median(bench["extra_info"]["rates"]["two"]), f"drawn by {bench['params']['engine']}", inf)
         for bench in workers
-        if bench["params"]["mode"] == "value" and _name(bench) != "operations"
+        if bench["params"]["mode"] == "value" and bench["params"]["engine"] != NOTHING_SEEN
     ]
     least = f"{HARNESS_STEPS:,} steps/s"
     rows += _judge("the harness, two workers, value mode", HARNESS_STEPS, least, rates)

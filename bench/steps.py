@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import mlx.core as mx
+from targets import NOTHING_SEEN, Floor
 
 from kvlockstep._caches import CACHES, FUNCTIONS
 from kvlockstep._contract import contract_of
@@ -70,13 +71,15 @@ def run_steps(settings: Settings, kind: str, mode: Mode, least: int, engine: Eng
     return steps
 
 
-def run_all(settings: Settings, mode: Mode, least: int, engine: Engine) -> int:
+def run_all(settings: Settings, mode: Mode, least: int, engine: Engine | Floor) -> int:
     """Run as many steps of each cache and of the functions; return how many they were."""
+    if engine == NOTHING_SEEN:
+        return _replay_all(settings, mode, least)
     return sum(run_steps(settings, kind, mode, least, engine) for kind in (*CACHES, FUNCTIONS))
 
 
 @cache
-def recorded(settings: Settings, mode: Mode, least: int) -> list[list[AnyStep]]:
+def _recorded(settings: Settings, mode: Mode, least: int) -> list[list[AnyStep]]:
     """The steps of seeded traces as they were run, at least so many of each cache."""
     contract = contract_of(RELEASE)
     lockstep = Lockstep(contract, load_target(settings.target, RELEASE))
@@ -92,7 +95,7 @@ def recorded(settings: Settings, mode: Mode, least: int) -> list[list[AnyStep]]:
     return logs
 
 
-def replay_all(settings: Settings, mode: Mode, least: int) -> int:
+def _replay_all(settings: Settings, mode: Mode, least: int) -> int:
     """Run the operations of those traces, each to its first error, and look at nothing.
 
     What the caches hold is evaluated, as often as the engine evaluates. Returns how many steps.
@@ -100,7 +103,7 @@ def replay_all(settings: Settings, mode: Mode, least: int) -> int:
     use_device(settings)
     modules = contract_of(RELEASE).module, load_target(settings.target, RELEASE).module
     steps = 0
-    for log in recorded(settings, mode, least):
+    for log in _recorded(settings, mode, least):
         sides = [Side(module) for module in modules]
         for step in log:
             try:

@@ -56,6 +56,9 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 # Steps a second of the harness, two workers on two cores, in value mode.
 HARNESS_STEPS = 20_000
+# What stands in an engine's place where steps that are known are run, and nothing is looked at.
+Floor = Literal["operations alone"]
+NOTHING_SEEN: Floor = "operations alone"
 
 TARGETS = (
     Target(

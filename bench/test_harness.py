@@ -15,7 +15,8 @@ from multiprocessing import get_context
 from typing import Any, get_args
 
 import pytest
-from steps import replay_all, run_all, run_steps, sample
+from steps import run_all, run_steps, sample
+from targets import NOTHING_SEEN
 
 from kvlockstep._caches import CACHES, FUNCTIONS
 from kvlockstep._search import Engine
@@ -24,7 +25,6 @@ from kvlockstep._trace import Mode
 from kvlockstep._workers import pin
 
 RATE = "steps_per_second"
-NOTHING_SEEN = "operations alone"
 TURNS = 3
 
 each_mode = pytest.mark.parametrize("mode", get_args(Mode))
@@ -67,59 +67,33 @@ def off_the_cores(all_cores: list[int]) -> Iterator[None]:
 
 
 @pytest.mark.benchmark(timer=time.perf_counter, group="workers")
-@each_engine
+@pytest.mark.parametrize("engine", [*get_args(Engine), NOTHING_SEEN])
 @each_mode
 def test_workers(
     mode: Mode,
-    engine: Engine,
+    engine: str,
     crews: dict[str, list[ProcessPoolExecutor]],
     off_the_cores: None,  # noqa: ARG001
     settings: Settings,
     size: Any,
     benchmark: Any,
 ) -> None:
-    """Workers side by side over all caches, as many steps of each; one and two take turns."""
-    least = size(500, 5)
-    for worker in crews["two"]:
-        worker.submit(run_all, settings, mode, 5, engine).result()  # Imports what there is.
-    race(benchmark, crews, run_all, settings, mode, least, engine)
+    """Workers side by side over all caches, as many steps of each; one and two take turns.
 
-
-@pytest.mark.benchmark(timer=time.perf_counter, group="workers")
-@pytest.mark.parametrize("engine", [NOTHING_SEEN])
-@each_mode
-def test_operations(
-    mode: Mode,
-    engine: str,  # noqa: ARG001
-    crews: dict[str, list[ProcessPoolExecutor]],
-    off_the_cores: None,  # noqa: ARG001
-    settings: Settings,
-    size: Any,
-    benchmark: Any,
-) -> None:
-    """The operations of both sides alone: as fast as a harness that compares nothing."""
-    least = size(500, 5)
-    for worker in crews["two"]:
-        worker.submit(replay_all, settings, mode, least).result()  # Draws the traces.
-    race(benchmark, crews, replay_all, settings, mode, least)
-
-
-def race(
-    benchmark: Any,
-    crews: dict[str, list[ProcessPoolExecutor]],
-    work: Callable[..., int],
-    *given: Any,
-) -> None:
-    """Let the crews do the same work in turns, and note their steps a second."""
+    The operations of both sides alone are as fast as a harness that compares nothing.
+    """
+    given = settings, mode, size(500, 5), engine
     rates: dict[str, list[float]] = {crew: [] for crew in crews}
 
     def run() -> None:
         for crew, workers in crews.items():
             start = time.perf_counter()
-            jobs = [worker.submit(work, *given) for worker in workers]
+            jobs = [worker.submit(run_all, *given) for worker in workers]
             steps = sum(job.result() for job in jobs)
             rates[crew].append(steps / (time.perf_counter() - start))
 
+    for worker in crews["two"]:
+        worker.submit(run_all, *given).result()  # Imports, and draws what is replayed.
     benchmark.pedantic(run, rounds=TURNS)
     benchmark.extra_info["rates"] = rates
 
