@@ -17,6 +17,7 @@ from mlxkv._buffers import (
     Pair,
     Shape,
     check_window,
+    count_steps,
     explain_join,
     lengthen,
     measure,
@@ -26,7 +27,6 @@ from mlxkv._errors import (
     NotTrimmableError,
     PendingPaddingError,
     RingStateError,
-    StepError,
     WindowError,
 )
 from mlxkv._in_place import capacity_for
@@ -142,9 +142,7 @@ class BatchRotatingKVCache(Ring, BatchCache):
 
     def _lengthen(self, keys: mx.array, values: mx.array, k_shape: Shape, v_shape: Shape) -> Pair:
         """Buffers with up to `step` columns more, `max_size` in all."""
-        if self.step < 1:
-            raise StepError(self, UPDATE, "a step of at least 1", str(self.step))
-        columns = min(self.step, self.max_size - self._offset)
+        columns = min(count_steps(self, self.step, 1), self.max_size - self._offset)
         if columns < 0:
             held = 0 if self.keys is None else self.keys.shape[2]
             got = f"{held} columns after {self._offset} tokens, max_size {self.max_size}"
