@@ -80,6 +80,48 @@ def test_merge(pair: Pair, name: str, length: int) -> None:
     pair(prepare)
 
 
+@pytest.mark.parametrize("name", ["BatchKVCache", "CacheList"])
+@pytest.mark.lengths(256, tiny=16)
+def test_merge_floor(pair: Pair, name: str, length: int) -> None:
+    """The same of bare buffers, written into zeros in words of eight bytes."""
+
+    def bare(cache: Any) -> Callable[[], Any]:
+        made = four(cache, name, length, length)
+        layers = zip(*(one.caches for one in made), strict=True) if name == "CacheList" else [made]
+        known = [[(one.keys, one.values, one.offset) for one in layer] for layer in layers]
+
+        def merge() -> list[mx.array]:
+            merged = [array for parts in known for array in stacked(parts)]
+            mx.eval(merged)
+            return merged
+
+        return merge
+
+    def whole(cache: Any) -> Callable[[], Any]:
+        made = four(cache, name, length, length)
+
+        def merge() -> Any:
+            merged = getattr(cache, name).merge(made)
+            mx.eval(state(merged))
+            return merged
+
+        return merge
+
+    pair(bare, whole)
+
+
+def stacked(parts: list[tuple[mx.array, mx.array, int]]) -> list[mx.array]:
+    """Keys and values of four sequences in one batch, their padding and their offsets."""
+    columns = max(length for _, _, length in parts)
+    shape = SEQUENCES, HEADS, columns, HEAD_DIM // 4
+    merged = [mx.zeros(shape, mx.uint64), mx.zeros(shape, mx.uint64)]
+    for row, (keys, values, length) in enumerate(parts):
+        for whole, rows_of in zip(merged, (keys, values), strict=True):
+            whole[row : row + 1, :, columns - length :] = rows_of.view(mx.uint64)[:, :, :length]
+    padding = mx.array([columns - length for _, _, length in parts])
+    return [*(whole.view(mx.float16) for whole in merged), padding, columns - padding]
+
+
 @pytest.mark.both_limits
 @each_class
 @each_length
@@ -118,6 +160,34 @@ def test_extract(pair: Pair, name: str, length: int) -> None:
         return extract
 
     pair(prepare)
+
+
+@pytest.mark.parametrize("name", ["ArraysCache"])
+@each_length
+def test_extract_floor(pair: Pair, name: str, length: int) -> None:
+    """The same of bare arrays: four rows cut out of each, and evaluated."""
+
+    def bare(cache: Any) -> Callable[[], Any]:
+        arrays = batch(cache, name, length, length).cache
+
+        def extract() -> list[list[mx.array]]:
+            parts = [[one[row : row + 1] for one in arrays] for row in range(SEQUENCES)]
+            mx.eval(parts)
+            return parts
+
+        return extract
+
+    def whole(cache: Any) -> Callable[[], Any]:
+        joined = batch(cache, name, length, length)
+
+        def extract() -> list[Any]:
+            parts = [joined.extract(row) for row in range(SEQUENCES)]
+            mx.eval([state(one) for one in parts])
+            return parts
+
+        return extract
+
+    pair(bare, whole)
 
 
 @pytest.mark.both_limits

@@ -8,14 +8,14 @@ from typing import NamedTuple, TypeAlias
 import mlx.core as mx
 
 from mlxkv._buffers import ALL
-from mlxkv._words import MANY, WORD, Window, concatenate, is_on_cpu, shared_words
+from mlxkv._words import MANY, WORD, Window, concatenate, is_on_cpu, shared_words, words_in
 
 Span: TypeAlias = tuple[int, int]
 # A flat buffer, its first row and the one after the last; None for rows of zeros.
 Run: TypeAlias = tuple[mx.array | None, int, int]
 
 # The bytes of a piece of `compose` from which on handling it takes less than moving it.
-PIECE = 1 << 15
+PIECE = 1 << 16
 
 
 class Block(NamedTuple):
@@ -29,6 +29,13 @@ class Block(NamedTuple):
     batch: int
     start: int
     spans: Sequence[Span]
+
+    def is_whole(self, columns: int) -> bool:
+        """Whether its rows lie in the layout just as in the buffer, one after the other."""
+        buffer = self.buffer
+        if buffer is None or not buffer.size:
+            return True
+        return buffer.shape[2] == columns and list(self.spans) == [(0, columns)]
 
 
 class Layout(NamedTuple):
@@ -75,8 +82,10 @@ def compose(blocks: Sequence[Block], layout: Layout) -> mx.array | None:
     None where it is not: for rows that are cast or broadcast, for small ones, and on a GPU, which
     would start a kernel for each head of each row.
     """
-    size, heads = layout.nbytes, layout.n_kv_heads
-    pieces = heads * sum(block.batch * (len(block.spans) + 1) for block in blocks)
+    size, pieces = layout.nbytes, 0
+    for block in blocks:
+        heads = block.batch * layout.n_kv_heads
+        pieces += 1 if block.is_whole(layout.columns) else heads * (len(block.spans) + 1)
     if not size or size < pieces * PIECE or not layout.alike(blocks):
         return None
     if not is_on_cpu():
@@ -87,12 +96,15 @@ def compose(blocks: Sequence[Block], layout: Layout) -> mx.array | None:
 
 def _widened(blocks: Sequence[Block], layout: Layout) -> tuple[Sequence[Block], Layout]:
     """The blocks and the layout in words, where the rows are whole words; else as they are."""
-    buffers = [block.buffer for block in blocks if block.buffer is not None]
-    if shared_words(buffers) is None or not layout.alike(blocks):
+    batch, n_kv_heads, columns, head_dim, dtype = layout
+    words = words_in(head_dim, dtype)
+    if not words or not layout.alike(blocks):
         return blocks, layout
-    wide = [b if b.buffer is None else b._replace(buffer=b.buffer.view(WORD)) for b in blocks]
-    words = layout.head_dim * layout.dtype.size // WORD.size
-    return wide, layout._replace(head_dim=words, dtype=WORD)
+    wide = [
+        Block(None if buffer is None else buffer.view(WORD), batch, start, spans)
+        for buffer, batch, start, spans in blocks
+    ]
+    return wide, Layout(batch, n_kv_heads, columns, words, WORD)
 
 
 def width(spans: Sequence[Span]) -> int:
@@ -176,7 +188,7 @@ def _runs(blocks: Sequence[Block], layout: Layout) -> Iterator[Run]:
             yield None, 0, heads * columns
             continue
         flat, held = buffer.reshape(-1), buffer.shape[2]
-        if held == columns and list(spans) == [(0, columns)]:
+        if block.is_whole(columns):
             yield flat, 0, heads * columns
             continue
         end = start + width(spans)

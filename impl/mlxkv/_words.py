@@ -22,6 +22,9 @@ concatenate = cast(Callable[[Sequence[mx.array], int], mx.array], mx.concatenate
 # The bytes of an array from which on the views cost less than they save.
 MANY = 1 << 16
 
+# The bytes of one head of a buffer from which on heads are moved one after the other.
+LONG = 1 << 20
+
 WORD = mx.uint64
 # The elements of a word, where a row of whole words can be viewed as such.
 _ELEMENTS = {mx.float16: 4, mx.bfloat16: 4, mx.float32: 2, mx.uint32: 2}
@@ -56,8 +59,22 @@ def splice(buffer: mx.array, windows: Sequence[Window], *rows: mx.array) -> mx.a
     else:
         words = buffer.view(WORD)
         parts = [*[words[window] for window in windows], *[part.view(WORD) for part in rows]]
+        batch, n_kv_heads, *_ = buffer.shape
+        if buffer.nbytes >= batch * n_kv_heads * LONG:
+            return _by_heads(parts, batch, n_kv_heads).view(dtype)
     spliced = concatenate(parts, 2) if len(parts) > 1 else mx.contiguous(parts[0])
     return spliced if dtype is None else spliced.view(dtype)
+
+
+def _by_heads(parts: Sequence[mx.array], batch: int, n_kv_heads: int) -> mx.array:
+    """The parts one after the other along the sequence axis, written from first byte to last."""
+    cut = [
+        [head for row in mx.split(part, batch) for head in mx.split(row, n_kv_heads, 1)]
+        for part in parts
+    ]
+    pieces = [head for heads in zip(*cut, strict=True) for head in heads]
+    tokens, head_dim = sum(part.shape[2] for part in parts), parts[0].shape[3]
+    return concatenate(pieces, 2).reshape(batch, n_kv_heads, tokens, head_dim)
 
 
 def shared_words(parts: Sequence[mx.array]) -> mx.Dtype | None:
@@ -68,16 +85,18 @@ def shared_words(parts: Sequence[mx.array]) -> mx.Dtype | None:
     size = 0
     for part in parts:
         size += part.nbytes
-    if size < MANY or not is_on_cpu():
-        return None
-    dtype = parts[0].dtype
-    elements = _ELEMENTS.get(dtype)
-    if elements is None:
-        return None
-    width = parts[0].shape[-1]
-    if width % elements:
+    width, dtype = parts[0].shape[-1], parts[0].dtype
+    if size < MANY or not words_in(width, dtype):
         return None
     for part in parts:
         if part.dtype != dtype or part.shape[-1:] != (width,):
             return None
     return dtype
+
+
+def words_in(head_dim: int, dtype: mx.Dtype) -> int:
+    """The words of a row that is to be moved as such; 0 where it is not, as on a GPU."""
+    elements = _ELEMENTS.get(dtype)
+    if elements is None or head_dim % elements or not is_on_cpu():
+        return 0
+    return head_dim // elements
