@@ -86,7 +86,7 @@ def compose(blocks: Sequence[Block], layout: Layout) -> mx.array | None:
     for block in blocks:
         heads = block.batch * layout.n_kv_heads
         pieces += 1 if block.is_whole(layout.columns) else heads * (len(block.spans) + 1)
-    if not size or size < pieces * PIECE or not layout.alike(blocks):
+    if size < pieces * PIECE or not layout.alike(blocks):
         return None
     if not is_on_cpu():
         return None

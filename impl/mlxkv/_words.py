@@ -72,9 +72,9 @@ def _by_heads(parts: Sequence[mx.array], batch: int, n_kv_heads: int) -> mx.arra
         [head for row in mx.split(part, batch) for head in mx.split(row, n_kv_heads, 1)]
         for part in parts
     ]
-    pieces = [head for heads in zip(*cut, strict=True) for head in heads]
-    tokens, head_dim = sum(part.shape[2] for part in parts), parts[0].shape[3]
-    return concatenate(pieces, 2).reshape(batch, n_kv_heads, tokens, head_dim)
+    joined = concatenate([head for heads in zip(*cut, strict=True) for head in heads], 2)
+    tokens = joined.shape[2] // (batch * n_kv_heads)
+    return joined.reshape(batch, n_kv_heads, tokens, joined.shape[3])
 
 
 def shared_words(parts: Sequence[mx.array]) -> mx.Dtype | None:
