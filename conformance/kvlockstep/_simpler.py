@@ -343,10 +343,27 @@ def _with_step_size(size: int, simpler: tuple[int, ...] = ()) -> Callable[[Trace
     return change
 
 
+def _with_short_steps(trace: Trace) -> Trace:
+    """A growth step of 2, and 2 tokens for each 256 that an update fills a step with."""
+    if trace.step_size != 256 or all(_whole_steps(step) is None for step in trace.steps):
+        return trace
+    return replace(trace.part([_whole_steps(step) or step for step in trace.steps]), step_size=2)
+
+
+def _whole_steps(step: AnyStep) -> Update | None:
+    """An update that fills growth steps of 2 where this one fills some of 256, None if none."""
+    tokens = step.keys.shape[2:3] if isinstance(step, Update) else ()
+    if not isinstance(step, Update) or not tokens or not isinstance(tokens[0], int):
+        return None
+    whole, rest = divmod(tokens[0], 256)
+    return _with_rows(step, 2 * whole + min(rest, 1)) if whole else None
+
+
 SIMPLER_TRACES: tuple[Callable[[Trace], Trace], ...] = (
     _with_step_size(256),
     _with_step_size(2, (256,)),
     _with_step_size(1, (256, 2)),
+    _with_short_steps,
     lambda trace: replace(trace, mode="value"),
     always_looking,
     lambda trace: _map_recipes(trace, _of_rows),

@@ -75,6 +75,22 @@ def test_shrunk_trace_stays_within_the_format(steps):
     assert loads(dumps(small)) == small
 
 
+@pytest.mark.parametrize(("tokens", "fewer"), [(256, 2), (512, 4), (257, 3)])
+def test_whole_growth_steps_become_short_ones(tokens, fewer):
+    """What shows where the rows fill their buffer is told with a few rows in a short buffer."""
+    meant = Signature("0.32.2", "KVCache", "update", "keys")
+
+    def run(trace):
+        held = sum(step.keys.shape[2] for step in trace.steps if isinstance(step, Update))
+        shows = divmod(held, trace.step_size) == (tokens // 256, min(tokens % 256, 1))
+        found = Divergence(meant, len(trace.steps) - 1, "keys", None, None, {})
+        return Run(divergences=[found] * shows, log=list(trace.steps))
+
+    small = shrink(trace_of(construct(), update(tokens)), meant, run)
+
+    assert (small.step_size, small.steps[-1].keys.shape[2]) == (2, fewer)
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=trace_bytes(), cache=caches)
 def test_simpler_is_never_longer(data, cache):
