@@ -98,11 +98,11 @@ class Cache:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         twin = _new(type(self))
         twin.__dict__ = fields = self.__dict__.copy()
-        share = memo.setdefault  # Two fields may be one array.
         for name, field in fields.items():
             kind = type(field)
             if kind is _ARRAY:
-                fields[name] = share(id(field), field.__copy__())
+                # Two fields may be one array.
+                fields[name] = memo.setdefault(id(field), field.__copy__())
             elif kind not in _SCALARS:
                 fields[name] = copied(field, memo)
         return twin
@@ -137,11 +137,10 @@ def copied(value: Any, memo: dict[int, Any]) -> Any:
     entries: list[Any] = []
     if kind is list:
         memo[id(value)] = entries  # It may hold itself.
-    share = memo.setdefault
     for one in value:
         kind_of_one = type(one)
         if kind_of_one is _ARRAY:
-            entries.append(share(id(one), one.__copy__()))
+            entries.append(memo.setdefault(id(one), one.__copy__()))
         elif kind_of_one in _SCALARS:
             entries.append(one)
         elif isinstance(one, Cache):
