@@ -30,6 +30,9 @@ from mlxkv._words import join
 
 Slot = mx.array | None
 
+# What a cache has counted before its first token: no padding is that object.
+_NOTHING_YET: tuple[Any, Any, Any] = (object(), None, None)
+
 
 class Absent:
     """An operation of `Cache` that a class does not have: `hasattr` says False, as in mlx-lm."""
@@ -130,7 +133,7 @@ class ArraysCache(Cache):
     """
 
     __slots__ = ("_counted",)  # No field: what copies and states need not have.
-    _counted: tuple[Any, mx.array | int]
+    _counted: tuple[Any, Any, mx.array | int]
 
     _reference_name = "ArraysCache"
     _extracted_class: ClassVar[type[ArraysCache]]
@@ -308,16 +311,16 @@ class ArraysCache(Cache):
         Mutates the arrays: a handle taken earlier shows it. Raises `PaddingError`.
         Source: 0.31.3 cache.py:685-689, 0.32.2 cache.py:681-685.
         """
+        try:
+            known, tokens, one = self._counted
+        except AttributeError:
+            known, tokens, one = _NOTHING_YET
         lengths, left_padding = self.lengths, self.left_padding
+        if known is left_padding and N is tokens and lengths is None:
+            left_padding -= one
+            return
         if type(N) is int and N == 1 and lengths is None and left_padding is not None:
-            try:
-                known, one = self._counted
-            except AttributeError:
-                known, one = None, 1
-            if known is left_padding:
-                left_padding -= one
-                return
-            self._counted = left_padding, ones_for(left_padding)
+            self._counted = left_padding, N, ones_for(left_padding)
         try:
             if lengths is not None:
                 if left_padding is not None and (
