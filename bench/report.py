@@ -76,7 +76,7 @@ def _targets(pairs: list[Bench], workers: list[Bench]) -> Table:
     rows += _judge("the harness, two workers, value mode", HARNESS_STEPS, least, rates)
     note = (
         "out of reach: even its floor, which is a bench too, misses the target. That is code which "
-        "calls MLX and `copy.deepcopy` as the work must, and checks and keeps nothing."
+        "calls MLX and `copy.deepcopy` as the work must, and checks nothing."
     )
     notes = [note] * any("out of reach" in row[-1] for row in rows)
     return Table("Targets", ("work", "at least", "the least", "of", "met"), rows, notes)
