@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ from mlxkv import mlx_lm_0_32
 from mlxkv._files import _body
 
 
-@pytest.fixture(params=["by Python", "by MLX"])
-def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["by Python", "by Python for an older MLX", "by MLX"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Who reads the arrays of every file."""
-    monkeypatch.setattr(_body, "_SMALL", 1 << 40 if request.param == "by Python" else 0)
-    return str(request.param)
+    monkeypatch.setattr(_body, "_SMALL", 0 if request.param == "by MLX" else 1 << 40)
+    if request.param == "by Python for an older MLX":
+        monkeypatch.delattr(mx, "from_dlpack", raising=False)
+    _body.copier.cache_clear()
+    yield str(request.param)
+    _body.copier.cache_clear()
 
 
 @pytest.mark.parametrize("state", EVERY, ids=lambda state: state.name)
@@ -146,26 +150,19 @@ def test_a_file_that_ends_early(
     """Cut short after its header was read: refused, whoever finds it."""
     path = tmp_path / "x.safetensors"
     contract.port.save_prompt_cache(str(path), [make(contract.port, State("KVCache", (), "u300"))])
-    real = os.pread
+    real = os.preadv
 
-    def pread(fd: int, size: int, at: int) -> bytes:
-        data = real(fd, size, at)
-        return data[: max(0, len(data) - by)] if at > 8 else data
+    def preadv(fd: int, rooms: list[memoryview], at: int) -> int:
+        return max(0, real(fd, rooms, at) - by)
 
-    monkeypatch.setattr(_body.os, "pread", pread)
+    monkeypatch.setattr(_body.os, "preadv", preadv)
     with pytest.raises(mlxkv.PromptCacheOSError, match=r"tensors that can be read, got \d+ of"):
         contract.port.load_prompt_cache(str(path))
-    monkeypatch.setattr(_body.os, "pread", failing(real))
+    monkeypatch.setattr(_body.os, "preadv", failing)
     with pytest.raises(mlxkv.PromptCacheOSError, match="Input/output error"):
         contract.port.load_prompt_cache(str(path))
 
 
-def failing(real: Callable[[int, int, int], bytes]) -> Callable[[int, int, int], bytes]:
+def failing(_fd: int, _rooms: list[memoryview], _at: int) -> int:
     """A disk that can be read up to the end of the header."""
-
-    def pread(fd: int, size: int, at: int) -> bytes:
-        if at > 8:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(fd, size, at)
-
-    return pread
+    raise OSError(errno.EIO, os.strerror(errno.EIO))

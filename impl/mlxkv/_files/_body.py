@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 
@@ -32,6 +32,8 @@ VIEWED = ("BOOL", "BF16")
 _RANK = 32
 _LONGEST = (1 << 31) - 1
 
+Span = TypeVar("Span", bound=tuple[int, ...])
+
 
 class Body:
     """The bytes after the header, read as they are asked for; with `keep`, small ones once."""
@@ -41,51 +43,42 @@ class Body:
         self._begin = begin
         self._nbytes = source.nbytes - begin
         self._keep = keep and self._nbytes <= _WHOLE
-        self._whole = b""
+        self._whole = bytearray()
 
-    def read(self, start: int, size: int) -> bytes:
+    def read(self, start: int, size: int) -> bytearray:
         """That many bytes. Raises `PromptCacheOSError`."""
         if not self._keep:
-            return self._read(start, size)
+            return self._fill(bytearray(size), start, size)
         if not self._whole:
-            self._whole = self._read(0, self._nbytes)
+            self._whole = self._fill(bytearray(self._nbytes), 0, self._nbytes)
         return self._whole[start : start + size]
 
-    def _read(self, start: int, size: int) -> bytes:
+    def windows(self, spans: list[Span], longest: int) -> Iterator[tuple[list[Span], bytearray]]:
+        """The tensors that lie in some part of the body, and its bytes, until the next part.
+
+        The spans are sorted; each begins with where its tensor begins and ends, and `longest` is
+        the longest of them. Raises `PromptCacheOSError`.
+        """
+        length = max(_WINDOWS[longest > _WINDOWS[0]], longest)
+        ends = [span[1] for span in spans]
+        room = bytearray(min(length, max(ends, default=0)))
+        at = 0
+        while at < len(spans):
+            start = spans[at][0]
+            end = bisect_right(ends, start + length)
+            yield spans[at:end], self._fill(room, start, ends[end - 1] - start)
+            at = end
+
+    def _fill(self, room: bytearray, start: int, size: int) -> bytearray:
         expected = "tensors that can be read"
         try:
-            data = os.pread(self._source.fd, size, self._begin + start)
-        except (OSError, MemoryError) as error:
-            got = error if isinstance(error, OSError) else str(error)
-            raise PromptCacheOSError(self._source.place, "tensors", expected, got) from error
-        if len(data) < size:
-            got = f"{len(data)} of {size} bytes"
+            count = os.preadv(self._source.fd, [memoryview(room)[:size]], self._begin + start)
+        except OSError as error:
+            raise PromptCacheOSError(self._source.place, "tensors", expected, error) from error
+        if count < size:
+            got = f"{count} of {size} bytes"
             raise PromptCacheOSError(self._source.place, "tensors", expected, got)
-        return data
-
-
-class Window:
-    """A part of the body, with whole tensors: those that end at `ends`, of so many bytes."""
-
-    def __init__(self, body: Body, ends: list[int], longest: int) -> None:
-        self._body = body
-        self._ends = ends
-        self._length = _WINDOWS[longest > _WINDOWS[0]]
-        self._data, self._first, self._end = b"", 0, 0
-
-    def move(self, start: int) -> tuple[bytes, int, int]:
-        """The bytes from the tensor on that begins at `start`, and where they begin and end.
-
-        Raises `PromptCacheOSError`.
-        """
-        last = bisect_right(self._ends, start + self._length) - 1
-        self._first, self._end = start, self._ends[max(last, bisect_right(self._ends, start))]
-        self._data = self._body.read(start, self._end - start)
-        return self._data, start, self._end
-
-    def read(self, start: int, size: int) -> bytes:
-        """That many bytes of the last tensor."""
-        return self._data[start - self._first : start - self._first + size]
+        return room
 
 
 @cache
@@ -106,23 +99,35 @@ def is_small(longest: int, shapes: Iterable[tuple[int, ...]]) -> bool:
     )
 
 
+@cache
+def copier() -> Callable[[Any], mx.array]:
+    """What makes an array of a NumPy array, with the bytes that it has now."""
+    if hasattr(mx, "from_dlpack"):
+        return partial(mx.from_dlpack, copy=True)
+
+    def copy(content: Any) -> mx.array:
+        view: Any = memoryview(content)  # Which MLX takes sooner.
+        return mx.array(view)
+
+    return copy
+
+
 def read_arrays(body: Body, tensors: Iterable[Tensor]) -> dict[str, mx.array]:
     """The arrays of these tensors by name, evaluated. Raises `PromptCacheOSError`."""
     import numpy as np  # noqa: PLC0415 - as slow to import as all of mlxkv
 
     order = sorted(tensors, key=attrgetter("data_offsets"))
     longest = max((one.nbytes for one in order), default=0)
-    window = Window(body, [one.data_offsets[1] for one in order], longest)
-    dtypes = numpy_dtypes()
+    dtypes, copy = numpy_dtypes(), copier()
     arrays: dict[str, mx.array] = {}
-    data, first, end = b"", 0, 0
-    for tensor in order:
-        start, stop = tensor.data_offsets
-        if stop > end:
-            data, first, end = window.move(start)
-        content: Any = np.ndarray(tensor.shape, dtypes[tensor.dtype], data, start - first)
-        array = mx.array(content)
-        arrays[tensor.name] = array.view(DTYPES[tensor.dtype]) if tensor.dtype in VIEWED else array
+    spans = [(*one.data_offsets, i) for i, one in enumerate(order)]
+    for some, room in body.windows(spans, longest):
+        for start, _, i in some:
+            tensor = order[i]
+            content = np.ndarray(tensor.shape, dtypes[tensor.dtype], room, start - some[0][0])
+            array = copy(content)
+            viewed = tensor.dtype in VIEWED
+            arrays[tensor.name] = array.view(DTYPES[tensor.dtype]) if viewed else array
     mx.eval(list(arrays.values()))
     return arrays
 

@@ -87,7 +87,7 @@ def check_header(source: Source, text: bytes, parsed: Regular | None) -> Header:
     names one twice, or has a dtype that mlx does not write; `PromptCacheOSError`.
     """
     begin = 8 + len(text)
-    if parsed is None or not arrange(list(parsed.tensors.values()), source.nbytes - begin):
+    if parsed is None or not arrange(parsed.tensors.values(), source.nbytes - begin):
         parsed = _judge(source, text)
     tensors = dict(sorted(parsed.named().items()))
     return Header(source.place, source.nbytes, begin, tensors, parsed.metadata)
@@ -112,8 +112,8 @@ def _judge(source: Source, text: bytes) -> Regular:
         dtype, (start, end) = entry["dtype"], entry["data_offsets"]
         if dtype not in DTYPES:
             raise HeaderError(place, f"tensor {name}", f"one of {', '.join(DTYPES)}", dtype)
-        tensors[name] = Tensor(dtype, tuple(entry["shape"]), (start, end), name)
-    return Regular(tensors, metadata)
+        tensors[name] = Tensor((start, end), dtype, tuple(entry["shape"]), name)
+    return Regular(tensors, metadata, b"")
 
 
 def read_text(source: Source) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from mlxkv._files._body import Body, Window
+from mlxkv._files._body import Body
 from mlxkv._files._errors import FieldError, LayoutError, Place
 from mlxkv._files._regular import Tensor
 
@@ -67,23 +67,36 @@ class Const(NamedTuple):
 class Content:
     """The bytes of a file, of which single numbers may be looked at."""
 
-    def __init__(self, body: Body | Window) -> None:
+    def __init__(self, body: Body) -> None:
         self._body = body
+
+    def read(self, tensor: Tensor) -> bytearray:
+        """The bytes of a small tensor. Raises `PromptCacheOSError`."""
+        return self._body.read(tensor.start, tensor.nbytes)
 
     def number(self, tensor: Tensor) -> int | bool:
         """The number of an I32, I64 or BOOL of rank 0. Raises `PromptCacheOSError`."""
-        return number_of(self._body.read(tensor.start, tensor.nbytes), tensor.dtype)
+        return number_of(self.read(tensor), tensor.dtype)
 
     def numbers(self, place: Place, name: str, tensor: Tensor) -> list[int]:
         """The integers of a small tensor. Raises `FieldError`, `PromptCacheOSError`."""
-        whole = tensor.dtype in ("I32", "I64") and len(tensor.shape) == 1
-        if not whole or tensor.shape[0] > MAX_NUMBERS:
-            raise FieldError(place, name, f"I32 [n], n up to {MAX_NUMBERS}", str(tensor))
-        data = self._body.read(tensor.start, tensor.nbytes)
-        return list(memoryview(data).cast("i" if tensor.dtype == "I32" else "q"))
+        check_numbers(place, name, tensor)
+        return numbers_of(self.read(tensor), tensor.dtype)
 
 
-def number_of(data: bytes, dtype: str) -> int | bool:
+def check_numbers(place: Place, name: str, tensor: Tensor) -> None:
+    """Raise unless the tensor is a small one of rank 1, with integers."""
+    whole = tensor.dtype in ("I32", "I64") and len(tensor.shape) == 1
+    if not whole or tensor.shape[0] > MAX_NUMBERS:
+        raise FieldError(place, name, f"I32 [n], n up to {MAX_NUMBERS}", str(tensor))
+
+
+def numbers_of(data: bytes | bytearray, dtype: str) -> list[int]:
+    """The integers that these bytes are."""
+    return list(memoryview(data).cast("i" if dtype == "I32" else "q"))
+
+
+def number_of(data: bytes | bytearray, dtype: str) -> int | bool:
     """The integer that these bytes are, or the flag."""
     number = int.from_bytes(data, "little", signed=True)
     return bool(number) if dtype == "BOOL" else number

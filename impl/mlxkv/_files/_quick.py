@@ -7,53 +7,31 @@ asked once for each kind of layer. Nothing is refused here: where it would, the 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from mlxkv._files._body import VIEWED, Body, Window, is_small, load_arrays, numpy_dtypes
-from mlxkv._files._errors import LayoutError, Place, PromptCacheError
+from mlxkv._files._body import VIEWED, Body, copier, is_small, load_arrays, numpy_dtypes
+from mlxkv._files._errors import Place, PromptCacheError
 from mlxkv._files._header import Header, Source
-from mlxkv._files._layers import MAX_LAYERS, Const, Content, grow
+from mlxkv._files._layers import Const, Content
 from mlxkv._files._metadata import unflatten_metadata
+from mlxkv._files._outline import Outline, outline
 from mlxkv._files._plan import Plan, make, plan
-from mlxkv._files._regular import DTYPES, Arranged, Regular, arrange
-from mlxkv._files._scalars import Scalars, check_kind, value_of
+from mlxkv._files._regular import DTYPES, Arranged, Regular, Tensor, arrange, remembering
+from mlxkv._files._scalars import Scalars, check_kind, constant
 
-# Kinds of layers, which differ in some number or shape, and names of metadata, in one file.
+# Kinds of layers, which differ in some number or shape.
 _MOST = 64
-_NAMES = 1 << 13
 _COUNTS = ("I32", "I64")
 
 
-class Outline(NamedTuple):
-    """The classes of the layers by number, the kinds of the tensors listed, and the user's."""
-
-    classes: dict[int, str]
-    scalars: dict[str, str]
-    metadata: Any
-
-
 class Leaves(NamedTuple):
-    """Of each tensor its name, its array, if it is no scalar, and a number for all that the strict
-    reader would see of it, the same for those that are alike; and the scalars by their numbers.
-    """
+    """Of each tensor its array, None of a scalar; and its bytes, if it is a scalar or counts."""
 
-    names: list[str]
     arrays: list[mx.array | None]
-    signs: list[int]
-    constants: dict[int, Const]
-
-
-class Kind(NamedTuple):
-    """Layers that are alike: the names of their leaves, their signs, and how they are made."""
-
-    names: list[str]
-    signs: list[int]
-    plan: Plan
+    texts: list[bytes | None]
 
 
 def load_quickly(
@@ -65,177 +43,121 @@ def load_quickly(
     """
     place = Place(source.place.file, "0.32")
     try:
-        outline = _outline(place, parsed.metadata)
-        tensors = list(parsed.tensors.values())
-        arranged = outline and arrange(tensors, source.nbytes - begin)
-        if not outline or not arranged:
+        found = remembering(outline, parsed.spelled)(parsed.spelled, tuple(parsed.tensors))
+        arranged = found and arrange(parsed.tensors.values(), source.nbytes - begin)
+        if not arranged:
             return None
-        loaded = None
-        if not is_small(arranged.longest, [shape for _, shape in arranged.kinds]):
-            header = Header(place, source.nbytes, begin, parsed.named(), parsed.metadata)
-            loaded = load_arrays(source, header)
+        metadata = unflatten_metadata(place, found.user)
         body = Body(source, begin, keep=False)
-        leaves = _read(place, body, parsed, arranged, outline.scalars, loaded)
-        made = _make(place, body, parsed, outline, leaves, classes)
+        if is_small(arranged.longest, [shape for _, shape in arranged.kinds]):
+            leaves = _read(body, arranged, found.kinds)
+        else:
+            header = Header(place, source.nbytes, begin, parsed.named(), parsed.metadata)
+            leaves = _load(body, arranged, found, load_arrays(source, header))
+        tensors = list(parsed.tensors.values())
+        made = _make(place, body, tensors, arranged, found, leaves, classes)
     except (PromptCacheError, RuntimeError, MemoryError):
         return None
-    return None if made is None else (made, outline.metadata)
+    return None if made is None else (made, metadata)
 
 
-def _outline(place: Place, metadata: dict[str, str]) -> Outline | None:
-    """What the metadata say; None unless they are the entries of 0.32, sorted as mlx has them."""
-    names, texts = list(metadata), list(metadata.values())
-    first, second = bisect_left(names, "1."), bisect_left(names, "2.")
-    count, listed = second - first, (len(names) - second - 1) // 2
-    if len(names) > _NAMES or not 0 <= count <= MAX_LAYERS:
-        return None
-    if names[first:] != _entries(count, listed):
-        return None
-    user = {}
-    for name in names[:first]:
-        if name[:2] != "0.":
-            return None
-        user[name[2:]] = metadata[name]
-    scalars = dict(zip(texts[second + 1 :: 2], texts[second + 2 :: 2], strict=True))
-    if texts[second] or len(scalars) != listed:
-        return None
-    classes = dict(zip(_sorted_numbers(count), texts[first:second], strict=True))
-    return Outline(classes, scalars, unflatten_metadata(place, user))
-
-
-@lru_cache(4)
-def _sorted_numbers(count: int) -> list[int]:
-    """The numbers up to that many, sorted as their digits are."""
-    return sorted(range(count), key=str)
-
-
-@lru_cache(4)
-def _entries(layers: int, scalars: int) -> list[str]:
-    """The names of the metadata of a file with so many layers and scalars, but for the user's."""
-    listed = (f"2.{i}.{j}" for i in range(1, scalars + 1) for j in (0, 1))
-    return sorted(["2.0", *(f"1.{i}" for i in range(layers)), *listed])
-
-
-def _read(
-    place: Place,
-    body: Body,
-    parsed: Regular,
-    arranged: Arranged,
-    scalars: dict[str, str],
-    loaded: Mapping[str, mx.array] | None,
-) -> Leaves:
-    """All leaves, the arrays evaluated: those that are `loaded`, or all of the body.
-
-    Raises `PromptCacheError`, and what MLX raises.
-    """
+def _read(body: Body, arranged: Arranged, kinds: tuple[str | None, ...]) -> Leaves:
+    """All leaves of a small file, evaluated. Raises `PromptCacheError`, and what MLX raises."""
     import numpy as np  # noqa: PLC0415 - as slow to import as all of mlxkv
 
-    order, which, kinds, longest = arranged
-    names, tensors = list(parsed.tensors), list(parsed.tensors.values())
-    window = Window(body, [tensors[i].data_offsets[1] for i in order], longest)
-    texts = Content(body if loaded else window)
-    make_array, ndarray, dtypes = mx.array, np.ndarray, numpy_dtypes()
+    ndarray, dtypes, copy = np.ndarray, numpy_dtypes(), copier()
     ways = [
-        (dtypes[dtype], shape, dtype in VIEWED, dtype in _COUNTS and len(shape) == 1)
-        for dtype, shape in kinds
+        (dtypes[dtype], shape, DTYPES[dtype] if dtype in VIEWED else None, _counts(dtype, shape))
+        for dtype, shape in arranged.kinds
     ]
-    arrays: list[mx.array | None] = [None] * len(names)
-    late: list[mx.array] = []
-    signs, constants = which.copy(), {}
-    numbers: dict[tuple[int, str | None, bytes], int] = {}
-    listed = [scalars.get(name) for name in names]
-    if len(listed) - listed.count(None) != len(scalars):
-        raise LayoutError(place, "scalars", "tensors of these names", "none")
-    data, first, end = b"", 0, 0
-    for i in order:
-        start, stop = tensors[i].data_offsets
-        sign, kind = which[i], listed[i]
-        dtype, shape, viewed, counts = ways[sign]
-        if loaded is None:
-            if stop > end:
-                data, first, end = window.move(start)
-        elif kind is not None or counts:
-            data, first = body.read(start, stop - start), start
-        if kind is None:
-            if loaded is None:
-                content: Any = ndarray(shape, dtype, data, start - first)
-                view: Any = memoryview(content)  # Which MLX takes sooner.
-                arrays[i] = array = make_array(view)
-                if viewed:
-                    arrays[i] = array = array.view(DTYPES[tensors[i].dtype])
-                    late.append(array)
-            else:
-                arrays[i] = loaded[names[i]]
-                late.append(loaded[names[i]])
-            if not counts:
-                continue
-        seen = sign, kind, data[start - first : stop - first]
-        number = numbers.get(seen)
-        if number is None:
-            number = numbers[seen] = -1 - len(numbers)
-            if kind is not None:
-                tensors[i].name = names[i]
-                check_kind(place, tensors[i], kind)
-                constants[number] = Const(value_of(place, tensors[i], kind, texts))
-        signs[i] = number
-    mx.eval(late)
-    return Leaves(names, arrays, signs, constants)
+    arrays: list[mx.array | None] = [None] * len(kinds)
+    texts: list[bytes | None] = [None] * len(kinds)
+    viewed: list[mx.array] = []
+    for spans, room in body.windows(arranged.spans, arranged.longest):
+        first = spans[0][0]
+        for start, end, i, which in spans:
+            dtype, shape, other, counts = ways[which]
+            if kinds[i] is None:
+                content: Any = ndarray(shape, dtype, room, start - first)
+                arrays[i] = array = copy(content)
+                if other is not None:
+                    arrays[i] = array = array.view(other)
+                    viewed.append(array)
+                if not counts:
+                    continue
+            texts[i] = bytes(room[start - first : end - first])
+    if viewed:
+        mx.eval(viewed)
+    return Leaves(arrays, texts)
+
+
+def _load(body: Body, arranged: Arranged, found: Outline, loaded: Mapping[str, mx.array]) -> Leaves:
+    """All leaves, the arrays as MLX `loaded` them, evaluated. Raises as above."""
+    leaves = Leaves([None] * len(found.names), [None] * len(found.names))
+    for start, end, i, which in arranged.spans:
+        if found.kinds[i] is None:
+            leaves.arrays[i] = loaded[found.names[i]]
+        if found.kinds[i] is not None or _counts(*arranged.kinds[which]):
+            leaves.texts[i] = bytes(body.read(start, end - start))
+    mx.eval(leaves.arrays)
+    return leaves
+
+
+def _counts(dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether the reader may look at the numbers of such a tensor."""
+    return dtype in _COUNTS and len(shape) == 1
 
 
 def _make(
     place: Place,
     body: Body,
-    parsed: Regular,
-    outline: Outline,
+    tensors: list[Tensor],
+    arranged: Arranged,
+    found: Outline,
     leaves: Leaves,
     classes: Mapping[str, Any],
 ) -> list[Any] | None:
-    """The caches; None where the tensors are not sorted, or there are more kinds than pay."""
-    arrays, signs = leaves.arrays, leaves.signs
-    names = [*leaves.names, ""]  # The last one is no layer's.
-    made: dict[int, Any] = {}
-    known: dict[str, list[Kind]] = {}
-    at = count = 0
-    for i, name in outline.classes.items():
-        prefix = f"{i}."
-        for kind in known.get(name, ()):
-            end = at + len(kind.signs)
-            own = [prefix + rest for rest in kind.names]
-            alike = signs[at:end] == kind.signs and names[at:end] == own
-            if alike and not names[end].startswith(prefix):
-                break
-        else:
-            count += 1
-            if count > _MOST:
+    """The caches; None where there are more kinds of layers than pay."""
+    which, arrays, texts = arranged.which, leaves.arrays, tuple(leaves.texts)
+    made: list[Any] = [None] * len(found.layers)
+    known: dict[tuple[Any, ...], Plan] = {}
+    for number, name, form, begin, end in found.layers:
+        kind = form, which[begin:end], texts[begin:end]
+        how = known.get(kind)
+        if how is None:
+            if len(known) == _MOST:
                 return None
-            end = at
-            while names[end].startswith(prefix):
-                end += 1
-            own = names[at:end]
-            kind = _judge(place.child(i, name), body, parsed, own, signs[at:end], leaves, classes)
-            known.setdefault(name, []).append(kind)
-        made[i] = make(kind.plan, arrays[at:end])
-        at = end
-    return [made[i] for i in range(len(made))] if at == len(signs) else None
+            layer = place.child(number, name)
+            own = zip(tensors[begin:end], found.kinds[begin:end], texts[begin:end], strict=True)
+            entries = [_leaf(layer, *one) for one in own]
+            how = known[kind] = _judge(layer, body, found.trees[form], entries, classes)
+        made[number] = make(how, arrays[begin:end])
+    return made
+
+
+def _leaf(place: Place, tensor: Tensor, kind: str | None, text: bytes | None) -> Tensor | Const:
+    """What the strict reader would see of a tensor. Raises `PromptCacheError`."""
+    if kind is None or text is None:
+        return tensor
+    check_kind(place, tensor, kind)
+    return constant(place, tensor, kind, text)
 
 
 def _judge(
-    place: Place,
-    body: Body,
-    parsed: Regular,
-    names: list[str],
-    signs: list[int],
-    leaves: Leaves,
-    classes: Mapping[str, Any],
-) -> Kind:
-    """What the strict reader says of a layer with leaves of these names. Raises what it raises."""
-    entries = []
-    for name, sign in zip(names, signs, strict=True):
-        tensor = parsed.tensors[name]
-        tensor.name = name
-        entries.append((name, leaves.constants.get(sign, tensor)))
-    node = grow(place, "tensor", entries).get(place.layer)
-    layer = Scalars(Content(body)).layer(place, node)
-    positions = {name: i for i, name in enumerate(names)}
-    rests = [name.partition(".")[2] for name in names]
-    return Kind(rests, signs, plan(layer, classes, positions))
+    place: Place, body: Body, tree: Any, leaves: list[Tensor | Const], classes: Mapping[str, Any]
+) -> Plan:
+    """What the strict reader says of a layer with these leaves. Raises what it raises."""
+    places = {}
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            leaf.name = str(i)
+            places[leaf.name] = i
+    layer = Scalars(Content(body)).layer(place, _fill(tree, leaves))
+    return plan(layer, classes, places)
+
+
+def _fill(tree: Any, leaves: list[Tensor | Const]) -> Any:
+    """The tree with leaves in their places."""
+    if isinstance(tree, dict):
+        return {key: _fill(node, leaves) for key, node in tree.items()}
+    return None if tree is None else leaves[tree]

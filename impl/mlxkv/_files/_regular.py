@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import msgspec
@@ -20,15 +22,17 @@ MAX_NAMES = 1 << 16
 # Beyond that safetensors may count over.
 _MOST = 1 << 62
 _METADATA = b',"__metadata__":'
+# Metadata that is no longer is remembered: files of one model have the same, but for the user's.
+_REMEMBERED = 1 << 16
 _SIZES = {name: dtype.size for name, dtype in DTYPES.items()}
 
 
 class Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What the header says of one tensor: its span is counted from the end of the header."""
 
+    data_offsets: tuple[int, int]
     dtype: str
     shape: tuple[int, ...]
-    data_offsets: tuple[int, int]
     name: str = ""
 
     @property
@@ -44,10 +48,11 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Regular(NamedTuple):
-    """The tensors by their names, which may overlap or leave gaps, and the metadata."""
+    """The tensors by their names, which may overlap or leave gaps, and the metadata, as spelled."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
+    spelled: bytes
 
     def named(self) -> dict[str, Tensor]:
         """The tensors, each with its name."""
@@ -57,12 +62,13 @@ class Regular(NamedTuple):
 
 
 class Arranged(NamedTuple):
-    """The order in which tensors lie in the file; of each which of the kinds it is, in its place
-    among those that were given; and the bytes of the longest.
+    """Of each tensor its first byte, its end, its place among those that were given and its kind,
+    as they lie in the file; of each which of the kinds it is, in its place; and the bytes of the
+    longest.
     """
 
-    order: list[int]
-    which: list[int]
+    spans: list[tuple[int, int, int, int]]
+    which: tuple[int, ...]
     kinds: list[tuple[str, tuple[int, ...]]]
     longest: int
 
@@ -77,42 +83,61 @@ def parse(text: bytes) -> Regular | None:
     Each name is there once: the text has one colon for each, and those of the metadata.
     """
     head, _, tail = text.partition(_METADATA)
-    tail = tail.rstrip(b" ")
     # Escapes may hide colons, and JSON has a -0.
-    if b"\\" in text or b"-" in head or tail[-1:] != b"}":
+    if b"\\" in head or b"-" in head:
         return None
     try:
-        tensors, metadata = _tensors(head + b"}"), _texts(tail[:-1])
+        tensors, metadata = _tensors(head + b"}"), remembering(parse_metadata, tail)(tail)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    colons = tail.count(b":")
-    if colons != len(metadata):
-        colons -= "".join(chain(metadata, metadata.values())).count(":")
-    once = colons == len(metadata) and head.count(b":") == 4 * len(tensors) > 0
-    if not once or 1 + len(metadata) + 4 * len(tensors) > MAX_NAMES or "__metadata__" in tensors:
+    if metadata is None or not head.count(b":") == 4 * len(tensors) > 0:
         return None
-    return Regular(tensors, metadata)
+    if 1 + len(metadata) + 4 * len(tensors) > MAX_NAMES or "__metadata__" in tensors:
+        return None
+    return Regular(tensors, metadata, tail)
 
 
-def arrange(tensors: list[Tensor], nbytes: int) -> Arranged | None:
+@lru_cache(4)
+def parse_metadata(text: bytes) -> dict[str, str] | None:
+    """The entries that are spelled so, up to the end of the header; None as above."""
+    text = text.rstrip(b" ")
+    if b"\\" in text or text[-1:] != b"}":
+        return None
+    entries = _texts(text[:-1])
+    colons = text.count(b":")
+    if colons != len(entries):
+        colons -= "".join(chain(entries, entries.values())).count(":")
+    return entries if colons == len(entries) else None
+
+
+def remembering(function: Any, text: bytes) -> Any:
+    """The function, one with a cache; without it where the text is long."""
+    return function if len(text) <= _REMEMBERED else function.__wrapped__
+
+
+def arrange(tensors: Iterable[Tensor], nbytes: int) -> Arranged | None:
     """How the tensors lie; None unless they fill that many bytes, without a gap."""
-    spans = [one.data_offsets for one in tensors]
-    order = sorted(range(len(spans)), key=spans.__getitem__)
     known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
-    which = [0] * len(spans)
-    at = 0
-    for i in order:
-        one, (start, end) = tensors[i], spans[i]
+    spans, which = [], []
+    for i, one in enumerate(tensors):
+        start, end = one.data_offsets
         kind = one.dtype, one.shape
         found = known.get(kind)
         if found is None:
             found = known[kind] = len(known), _size(*kind)
-        which[i], size = found
-        if start != at or end - start != size:
+        number, size = found
+        if end - start != size:
+            return None
+        spans.append((start, end, i, number))
+        which.append(number)
+    spans.sort()
+    at = 0
+    for start, end, _, _ in spans:
+        if start != at:
             return None
         at = end
     longest = max((size for _, size in known.values()), default=0)
-    return Arranged(order, which, list(known), longest) if at == nbytes else None
+    return Arranged(spans, tuple(which), list(known), longest) if at == nbytes else None
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:

@@ -10,7 +10,19 @@ from typing import Any
 
 from mlxkv._files._errors import FieldError, LayoutError, Place, UnknownClassError
 from mlxkv._files._header import Header
-from mlxkv._files._layers import Const, Content, Layer, dense, grow, tell, tensor, within
+from mlxkv._files._layers import (
+    Const,
+    Content,
+    Layer,
+    check_numbers,
+    dense,
+    grow,
+    number_of,
+    numbers_of,
+    tell,
+    tensor,
+    within,
+)
 from mlxkv._files._regular import Tensor
 from mlxkv._files._rules import (
     EMPTY,
@@ -63,7 +75,8 @@ def read_leaves(
         check_kind(place, leaf, kind)
         kinds[name] = kind
     for name, kind in kinds.items():
-        leaves[name] = Const(value_of(place, leaves[name], kind, content))
+        leaf = leaves[name]
+        leaves[name] = constant(place, leaf, kind, content.read(leaf))
     return grow(place, "tensor", leaves.items())
 
 
@@ -102,17 +115,18 @@ def check_kind(place: Place, leaf: Tensor, kind: Any) -> None:
         raise FieldError(place, f"tensor {leaf.name}", _KINDS[kind], str(leaf))
 
 
-def value_of(place: Place, leaf: Tensor, kind: str, content: Content) -> Any:
-    """The value of a tensor that the file lists as a scalar."""
+def constant(place: Place, leaf: Tensor, kind: str, data: bytes | bytearray) -> Const:
+    """What a tensor of these bytes says, that the file lists as a scalar. Raises `FieldError`."""
     if kind == "none":
-        return None
+        return Const(None)
     if kind == "scalar":
-        return content.number(leaf)
+        return Const(number_of(data, leaf.dtype))
     name = f"tensor {leaf.name}"
-    points = content.numbers(place, name, leaf)
+    check_numbers(place, name, leaf)
+    points = numbers_of(data, leaf.dtype)
     if not all(32 <= point < 127 for point in points):
         raise FieldError(place, name, "a class name", str(points))
-    return "".join(map(chr, points))
+    return Const("".join(map(chr, points)))
 
 
 class Scalars:
