@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mlxkv._files._errors import HeaderError, Place, PromptCacheOSError
-from mlxkv._files._regular import DTYPES, MAX_NAMES, Regular, Tensor, arrange, parse
+from mlxkv._files._regular import DTYPES, MAX_NAMES, Regular, Tensor, parse
 
 # The largest header of a real model is some 100 kB, plus the user's metadata.
 MAX_HEADER = 1 << 24
@@ -87,7 +87,7 @@ def check_header(source: Source, text: bytes, parsed: Regular | None) -> Header:
     names one twice, or has a dtype that mlx does not write; `PromptCacheOSError`.
     """
     begin = 8 + len(text)
-    if parsed is None or not arrange(parsed.tensors.values(), source.nbytes - begin):
+    if parsed is None or not parsed.fills(source.nbytes - begin):
         parsed = _judge(source, text)
     tensors = dict(sorted(parsed.named().items()))
     return Header(source.place, source.nbytes, begin, tensors, parsed.metadata)
@@ -113,7 +113,7 @@ def _judge(source: Source, text: bytes) -> Regular:
         if dtype not in DTYPES:
             raise HeaderError(place, f"tensor {name}", f"one of {', '.join(DTYPES)}", dtype)
         tensors[name] = Tensor((start, end), dtype, tuple(entry["shape"]), name)
-    return Regular(tensors, metadata, b"")
+    return Regular(tensors, None, metadata, b"")
 
 
 def read_text(source: Source) -> bytes:

@@ -17,9 +17,9 @@ from mlxkv._files._errors import Place, PromptCacheError
 from mlxkv._files._header import Header, Source
 from mlxkv._files._layers import Const, Content
 from mlxkv._files._metadata import unflatten_metadata
-from mlxkv._files._outline import Outline, outline
+from mlxkv._files._outline import Layout, outline
 from mlxkv._files._plan import Plan, make, plan
-from mlxkv._files._regular import DTYPES, Arranged, Regular, Tensor, arrange, remembering
+from mlxkv._files._regular import DTYPES, Arranged, Regular, Tensor
 from mlxkv._files._scalars import Scalars, check_kind, constant
 
 # Kinds of layers, which differ in some number or shape.
@@ -43,11 +43,11 @@ def load_quickly(
     """
     place = Place(source.place.file, "0.32")
     try:
-        found = remembering(outline, parsed.spelled)(parsed.spelled, tuple(parsed.tensors))
-        arranged = found and arrange(parsed.tensors.values(), source.nbytes - begin)
-        if not arranged:
+        arranged = parsed.arranged
+        if arranged is None or not parsed.fills(source.nbytes - begin):
             return None
-        metadata = unflatten_metadata(place, found.user)
+        found, user = outline(parsed.spelled, tuple(parsed.tensors))
+        metadata = unflatten_metadata(place, user)
         body = Body(source, begin, keep=False)
         if is_small(arranged.longest, [shape for _, shape in arranged.kinds]):
             leaves = _read(body, arranged, found.kinds)
@@ -91,7 +91,7 @@ def _read(body: Body, arranged: Arranged, kinds: tuple[str | None, ...]) -> Leav
     return Leaves(arrays, texts)
 
 
-def _load(body: Body, arranged: Arranged, found: Outline, loaded: Mapping[str, mx.array]) -> Leaves:
+def _load(body: Body, arranged: Arranged, found: Layout, loaded: Mapping[str, mx.array]) -> Leaves:
     """All leaves, the arrays as MLX `loaded` them, evaluated. Raises as above."""
     leaves = Leaves([None] * len(found.names), [None] * len(found.names))
     for start, end, i, which in arranged.spans:
@@ -113,7 +113,7 @@ def _make(
     body: Body,
     tensors: list[Tensor],
     arranged: Arranged,
-    found: Outline,
+    found: Layout,
     leaves: Leaves,
     classes: Mapping[str, Any],
 ) -> list[Any] | None:
@@ -130,7 +130,8 @@ def _make(
             layer = place.child(number, name)
             own = zip(tensors[begin:end], found.kinds[begin:end], texts[begin:end], strict=True)
             entries = [_leaf(layer, *one) for one in own]
-            how = known[kind] = _judge(layer, body, found.trees[form], entries, classes)
+            names = found.names[begin:end]
+            how = known[kind] = _judge(layer, body, found.trees[form], names, entries, classes)
         made[number] = make(how, arrays[begin:end])
     return made
 
@@ -144,14 +145,18 @@ def _leaf(place: Place, tensor: Tensor, kind: str | None, text: bytes | None) ->
 
 
 def _judge(
-    place: Place, body: Body, tree: Any, leaves: list[Tensor | Const], classes: Mapping[str, Any]
+    place: Place,
+    body: Body,
+    tree: Any,
+    names: tuple[str, ...],
+    leaves: list[Tensor | Const],
+    classes: Mapping[str, Any],
 ) -> Plan:
     """What the strict reader says of a layer with these leaves. Raises what it raises."""
-    places = {}
-    for i, leaf in enumerate(leaves):
+    places = {name: i for i, name in enumerate(names)}
+    for name, leaf in zip(names, leaves, strict=True):
         if isinstance(leaf, Tensor):
-            leaf.name = str(i)
-            places[leaf.name] = i
+            leaf.name = name
     layer = Scalars(Content(body)).layer(place, _fill(tree, leaves))
     return plan(layer, classes, places)
 

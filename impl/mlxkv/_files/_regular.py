@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable
+from functools import lru_cache, wraps
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import mlx.core as mx
 import msgspec
@@ -22,8 +22,11 @@ MAX_NAMES = 1 << 16
 # Beyond that safetensors may count over.
 _MOST = 1 << 62
 _METADATA = b',"__metadata__":'
-# Metadata that is no longer is remembered: files of one model have the same, but for the user's.
-_REMEMBERED = 1 << 16
+# What is remembered: so many texts, none of them longer. The header is another one's where no shape
+# differs, nor the metadata.
+FILES = 8
+_LONGEST = 1 << 17
+_Result = TypeVar("_Result")
 _SIZES = {name: dtype.size for name, dtype in DTYPES.items()}
 
 
@@ -47,10 +50,26 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
         return f"{self.dtype} {list(self.shape)}"
 
 
+class Arranged(NamedTuple):
+    """Of each tensor its first byte, its end, its place among those that were given and its kind,
+    as they lie in the file; of each which of the kinds it is, in its place; and the bytes of the
+    longest, and of all.
+    """
+
+    spans: list[tuple[int, int, int, int]]
+    which: tuple[int, ...]
+    kinds: list[tuple[str, tuple[int, ...]]]
+    longest: int
+    nbytes: int
+
+
 class Regular(NamedTuple):
-    """The tensors by their names, which may overlap or leave gaps, and the metadata, as spelled."""
+    """The tensors by their names, how they lie, None if they overlap or leave gaps, and the
+    metadata, as spelled too.
+    """
 
     tensors: dict[str, Tensor]
+    arranged: Arranged | None
     metadata: dict[str, str]
     spelled: bytes
 
@@ -60,23 +79,27 @@ class Regular(NamedTuple):
             one.name = name
         return self.tensors
 
-
-class Arranged(NamedTuple):
-    """Of each tensor its first byte, its end, its place among those that were given and its kind,
-    as they lie in the file; of each which of the kinds it is, in its place; and the bytes of the
-    longest.
-    """
-
-    spans: list[tuple[int, int, int, int]]
-    which: tuple[int, ...]
-    kinds: list[tuple[str, tuple[int, ...]]]
-    longest: int
+    def fills(self, nbytes: int) -> bool:
+        """Whether the tensors are that many bytes, without a gap."""
+        return self.arranged is not None and self.arranged.nbytes == nbytes
 
 
 _tensors = msgspec.json.Decoder(dict[str, Tensor]).decode
 _texts = msgspec.json.Decoder(dict[str, str]).decode
 
 
+def remembering(function: Callable[..., _Result]) -> Callable[..., _Result]:
+    """The function of a text and more, without another run for what it was given lately."""
+    known = lru_cache(FILES)(function)
+
+    @wraps(function)
+    def run(text: bytes, *more: Hashable) -> _Result:
+        return (known if len(text) <= _LONGEST else function)(text, *more)
+
+    return run
+
+
+@remembering
 def parse(text: bytes) -> Regular | None:
     """The header of that text, None for one that is wrong, or right in some other spelling.
 
@@ -87,17 +110,17 @@ def parse(text: bytes) -> Regular | None:
     if b"\\" in head or b"-" in head:
         return None
     try:
-        tensors, metadata = _tensors(head + b"}"), remembering(parse_metadata, tail)(tail)
+        tensors, metadata = _tensors(head + b"}"), parse_metadata(tail)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     if metadata is None or not head.count(b":") == 4 * len(tensors) > 0:
         return None
     if 1 + len(metadata) + 4 * len(tensors) > MAX_NAMES or "__metadata__" in tensors:
         return None
-    return Regular(tensors, metadata, tail)
+    return Regular(tensors, _arrange(tensors.values()), metadata, tail)
 
 
-@lru_cache(4)
+@remembering
 def parse_metadata(text: bytes) -> dict[str, str] | None:
     """The entries that are spelled so, up to the end of the header; None as above."""
     text = text.rstrip(b" ")
@@ -110,13 +133,8 @@ def parse_metadata(text: bytes) -> dict[str, str] | None:
     return entries if colons == len(entries) else None
 
 
-def remembering(function: Any, text: bytes) -> Any:
-    """The function, one with a cache; without it where the text is long."""
-    return function if len(text) <= _REMEMBERED else function.__wrapped__
-
-
-def arrange(tensors: Iterable[Tensor], nbytes: int) -> Arranged | None:
-    """How the tensors lie; None unless they fill that many bytes, without a gap."""
+def _arrange(tensors: Iterable[Tensor]) -> Arranged | None:
+    """How the tensors lie; None unless each begins where another one ends."""
     known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
     spans, which = [], []
     for i, one in enumerate(tensors):
@@ -136,8 +154,8 @@ def arrange(tensors: Iterable[Tensor], nbytes: int) -> Arranged | None:
         if start != at:
             return None
         at = end
-    longest = max((size for _, size in known.values()), default=0)
-    return Arranged(spans, tuple(which), list(known), longest) if at == nbytes else None
+    longest = max(size for _, size in known.values())
+    return Arranged(spans, tuple(which), list(known), longest, at)
 
 
 def _size(dtype: str, shape: tuple[int, ...]) -> int:

@@ -51,7 +51,7 @@ CLASSES = sorted((*STATES, "ArraysCache", "CacheList"))
 _STATES = {cache: tuple(names.split()) for cache, names in STATES.items()}
 _TENSORS = ("keys", "values", "left_padding")
 _LONGEST_NAME = 64
-_KINDS = {
+KINDS = {
     "scalar": "an integer: I32, I64 or BOOL of rank 0",
     "string": "a class name",
     "none": "an empty tensor, for None",
@@ -112,7 +112,7 @@ def check_kind(place: Place, leaf: Tensor, kind: Any) -> None:
         case _:
             raise LayoutError(place, f"tensor {leaf.name}", "scalar, string or none", tell(kind))
     if not fits:
-        raise FieldError(place, f"tensor {leaf.name}", _KINDS[kind], str(leaf))
+        raise FieldError(place, f"tensor {leaf.name}", KINDS[kind], str(leaf))
 
 
 def constant(place: Place, leaf: Tensor, kind: str, data: bytes | bytearray) -> Const:
