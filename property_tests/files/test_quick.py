@@ -192,3 +192,57 @@ def test_both_contracts_know_these_files(tmp_path: Path) -> None:
     (loaded,) = port.load_prompt_cache(str(path))
     assert type(loaded) is port.KVCache
     assert loaded.offset == 3
+
+
+def test_files_with_the_same_header(tmp_path: Path, strict: Callable[[Path], Any]) -> None:
+    """Only what the header says is known of the second one: not its numbers, nor its length."""
+    path = tmp_path / "x.safetensors"
+    caches = [make(mlx_lm_0_32, State("KVCache", (), "u3")) for _ in range(LAYERS)]
+    mlx_lm_0_32.save_prompt_cache(str(path), caches, {"list": {"0": "x"}})
+    content = path.read_bytes()
+    first = mlx_lm_0_32.load_prompt_cache(str(path), return_metadata=True)
+    first[1]["list"].append("y")
+    header, data = unpack(content)
+    body = len(content) - len(data)
+    start, end = header["5.2"]["data_offsets"]
+    outcomes = []
+    for number in (2, 256, 257, -1):
+        other = bytearray(content)
+        other[body + start : body + end] = number.to_bytes(4, "little", signed=True)
+        path.write_bytes(other)
+        outcomes.append(outcome(path))
+        assert outcomes[-1] == strict(path)
+    for cut in (content[:-1], content + b"\0"):
+        path.write_bytes(cut)
+        outcomes.append(outcome(path))
+        assert outcomes[-1] == strict(path)
+    path.write_bytes(content)
+    assert outcome(path) == strict(path)
+    assert outcome(path)[1] == {"list": ["x"]}
+    refused = [isinstance(one[0], type) for one in outcomes]
+    assert refused == [False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize("name", ["caches", "names", "the user's"])
+def test_files_that_differ_in_metadata(
+    tmp_path: Path, name: str, strict: Callable[[Path], Any]
+) -> None:
+    """The tensors are the same; what the metadata say of them is looked at again."""
+    path = tmp_path / "x.safetensors"
+    mlx_lm_0_32.save_prompt_cache(
+        str(path), [make(mlx_lm_0_32, State("KVCache", (), "u3")) for _ in range(2)], {"a": "b"}
+    )
+    content = path.read_bytes()
+    before = outcome(path)
+    swaps = {
+        "caches": (b'"1.1":"KVCache"', b'"1.1":"XVCache"'),
+        "names": (b'"2.2.0":"1.2"', b'"2.2.0":"1.1"'),
+        "the user's": (b'"0.a":"b"', b'"0.a":"c"'),
+    }
+    old, new = swaps[name]
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+    assert outcome(path) == strict(path)
+    assert outcome(path) != before
+    path.write_bytes(content)
+    assert outcome(path) == before

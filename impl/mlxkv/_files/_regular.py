@@ -26,6 +26,7 @@ _METADATA = b',"__metadata__":'
 # differs, nor the metadata.
 FILES = 8
 _LONGEST = 1 << 17
+_MARKED = 64
 _Result = TypeVar("_Result")
 _SIZES = {name: dtype.size for name, dtype in DTYPES.items()}
 
@@ -89,12 +90,24 @@ _texts = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def remembering(function: Callable[..., _Result]) -> Callable[..., _Result]:
-    """The function of a text and more, without another run for what it was given lately."""
+    """The function of a text and more, not run for the third time for what it is given again.
+
+    What is new is only marked, for to keep it costs more than it takes to find it out.
+    """
     known = lru_cache(FILES)(function)
+    marked: set[int] = set()
 
     @wraps(function)
     def run(text: bytes, *more: Hashable) -> _Result:
-        return (known if len(text) <= _LONGEST else function)(text, *more)
+        if len(text) > _LONGEST:
+            return function(text, *more)
+        mark = hash((text, *more))
+        if mark in marked:
+            return known(text, *more)
+        if len(marked) >= _MARKED:
+            marked.clear()
+        marked.add(mark)
+        return function(text, *more)
 
     return run
 
