@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,12 @@ from mlxkv._files import _body
 
 
 @pytest.fixture(params=["by Python", "by Python for an older MLX", "by MLX"])
-def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Who reads the arrays of every file."""
     monkeypatch.setattr(_body, "_SMALL", 0 if request.param == "by MLX" else 1 << 40)
     if request.param == "by Python for an older MLX":
         monkeypatch.delattr(mx, "from_dlpack", raising=False)
-    _body.copier.cache_clear()
-    yield str(request.param)
-    _body.copier.cache_clear()
+    return str(request.param)
 
 
 @pytest.mark.parametrize("state", EVERY, ids=lambda state: state.name)

@@ -99,17 +99,16 @@ def is_small(longest: int, shapes: Iterable[tuple[int, ...]]) -> bool:
     )
 
 
-@cache
 def copier() -> Callable[[Any], mx.array]:
     """What makes an array of a NumPy array, with the bytes that it has now."""
-    if hasattr(mx, "from_dlpack"):
+    if hasattr(mx, "from_dlpack") and mx.default_device().type == mx.cpu:
         return partial(mx.from_dlpack, copy=True)
+    return _copy
 
-    def copy(content: Any) -> mx.array:
-        view: Any = memoryview(content)  # Which MLX takes sooner.
-        return mx.array(view)
 
-    return copy
+def _copy(content: Any) -> mx.array:
+    view: Any = memoryview(content)  # Which MLX takes sooner.
+    return mx.array(view)
 
 
 def read_arrays(body: Body, tensors: Iterable[Tensor]) -> dict[str, mx.array]:
