@@ -49,7 +49,9 @@ def file(length: int, tmp_path: Path) -> Iterator[Path]:
     (tmp_path / f"{length}.safetensors").unlink(missing_ok=True)
 
 
-def loading_small(file: Path, name: str, size: Any) -> Callable[[Any], Callable[[], Any]]:
+def loading_small(
+    file: Path, name: str, size: Any, metadata: dict[str, str] | None = None
+) -> Callable[[Any], Callable[[], Any]]:
     """The loading of many small layers, evaluated."""
     names = list(SEQUENCES) if name == "mixed" else [name]
 
@@ -58,7 +60,7 @@ def loading_small(file: Path, name: str, size: Any) -> Callable[[Any], Callable[
             layers_in_all = size(LAYERS, len(names))
             some = [filled(cache, one, -(-layers_in_all // len(names)), 64, 1, 64) for one in names]
             layers = [layer for together in zip(*some, strict=True) for layer in together]
-            cache.save_prompt_cache(str(file), layers[:layers_in_all], {"number": "0000"})
+            cache.save_prompt_cache(str(file), layers[:layers_in_all], metadata)
             del some, layers
             mx.clear_cache()  # Their buffers are longer than those that a load asks for.
         return load_evaluated(cache, file)
@@ -88,7 +90,7 @@ def test_load_small(pair: Pair, name: str, size: Any, tmp_path: Path) -> None:
 def test_load_small_new(pair: Pair, name: str, size: Any, tmp_path: Path) -> None:
     """The same, each time with other metadata of the user's: no header is one that was seen."""
     file = tmp_path / "prompt.safetensors"
-    load = loading_small(file, name, size)
+    load = loading_small(file, name, size, {"number": "0000"})
     numbers = count()
 
     def prepare(cache: Any) -> Callable[[], Any]:
