@@ -24,6 +24,8 @@ from mlxkv._files import _body, _build, _header, _regular
 LARGEST = 1 << 20
 SHARE = 4
 LAYERS = 12
+# The last of so many loads finds what was remembered of the header.
+AGAIN = 3
 
 
 @pytest.fixture
@@ -87,7 +89,8 @@ def test_hostile_files(tmp_path: Path, share: int, strict: Callable[[Path], Any]
         path.write_bytes(content)
         length = int.from_bytes(content[:8], "little")
         parsed += _regular.parse(content[8 : 8 + length]) is not None
-        assert outcome(path) == strict(path), name
+        told = [outcome(path) for _ in range(AGAIN)]
+        assert told == [strict(path)] * AGAIN, name
     assert parsed > 500
 
 
@@ -116,7 +119,7 @@ def test_files_that_were_saved(
     with monkeypatch.context() as patch:
         if len(unpack(path.read_bytes())[0]) > 1:
             patch.setattr(_build, "check_header", None)
-        assert outcome(path) == judged
+        assert [outcome(path) for _ in range(AGAIN)] == [judged] * AGAIN
         patch.setattr(_body, "_SMALL", 0)  # MLX reads the arrays.
         assert outcome(path) == judged
 
