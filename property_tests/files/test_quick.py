@@ -249,3 +249,47 @@ def test_files_that_differ_in_metadata(
     assert outcome(path) != before
     path.write_bytes(content)
     assert outcome(path) == before
+
+
+def reshaped(header: dict[str, Any]) -> None:
+    shape = header["5.1"]["shape"]
+    shape[2], shape[3] = shape[3], shape[2]
+
+
+def renamed(header: dict[str, Any]) -> None:
+    header["5.3"] = header.pop("5.2")
+    texts = header["__metadata__"]
+    texts |= {name: "5.3" for name, text in texts.items() if text == "5.2"}
+
+
+def retyped(header: dict[str, Any]) -> None:
+    texts = header["__metadata__"]
+    (listed,) = (name for name, text in texts.items() if text == "5.2")
+    texts[listed[:-1] + "1"] = "none"
+
+
+def unlisted(header: dict[str, Any]) -> None:
+    header["__metadata__"] |= {f"2.{LAYERS + 1}.0": "99.0", f"2.{LAYERS + 1}.1": "scalar"}
+
+
+def reclassed(header: dict[str, Any]) -> None:
+    header["__metadata__"]["1.5"] = "ConcatenateKVCache"
+
+
+@pytest.mark.parametrize("change", [reshaped, renamed, retyped, unlisted, reclassed])
+def test_one_layer_that_differs(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], strict: Callable[[Path], Any]
+) -> None:
+    """Its bytes are those of all others: refused, whatever was said of them."""
+    path = tmp_path / "x.safetensors"
+    mlx_lm_0_32.save_prompt_cache(
+        str(path), [make(mlx_lm_0_32, State("KVCache", (), "u3")) for _ in range(LAYERS)]
+    )
+    header, data = unpack(path.read_bytes())
+    change(header)
+    path.write_bytes(
+        frame(json.dumps(header, separators=(",", ":"), sort_keys=True).encode(), data)
+    )
+    told = [outcome(path) for _ in range(AGAIN)]
+    assert told == [strict(path)] * AGAIN
+    assert issubclass(told[0][0], mlxkv.PromptCacheError)

@@ -101,7 +101,7 @@ def remembering(function: Callable[..., _Result]) -> Callable[..., _Result]:
     def run(text: bytes, *more: Hashable) -> _Result:
         if len(text) > _LONGEST:
             return function(text, *more)
-        mark = hash((text, *more))
+        mark = hash(text)
         if mark in marked:
             return known(text, *more)
         if len(marked) >= _MARKED:
