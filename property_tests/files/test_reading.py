@@ -160,6 +160,23 @@ def test_a_file_that_ends_early(
         contract.port.load_prompt_cache(str(path))
 
 
+def test_a_file_for_which_there_is_no_memory(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused like one that cannot be read."""
+    path = str(tmp_path / "x.safetensors")
+    contract.port.save_prompt_cache(path, [make(contract.port, State("KVCache", (), "u300"))])
+
+    def room(size: int = 0) -> bytearray:
+        if size:
+            raise MemoryError("no room")
+        return bytearray()
+
+    monkeypatch.setattr(_body, "bytearray", room, raising=False)
+    with pytest.raises(mlxkv.PromptCacheOSError, match="tensors that can be read, got no room"):
+        contract.port.load_prompt_cache(path)
+
+
 def failing(_fd: int, _rooms: list[memoryview], _at: int) -> int:
     """A disk that can be read up to the end of the header."""
     raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -48,9 +48,9 @@ class Body:
     def read(self, start: int, size: int) -> bytearray:
         """That many bytes. Raises `PromptCacheOSError`."""
         if not self._keep:
-            return self._fill(bytearray(size), start, size)
+            return self._fill(self._room(size), start, size)
         if not self._whole:
-            self._whole = self._fill(bytearray(self._nbytes), 0, self._nbytes)
+            self._whole = self._fill(self._room(self._nbytes), 0, self._nbytes)
         return self._whole[start : start + size]
 
     def windows(self, spans: list[Span], longest: int) -> Iterator[tuple[list[Span], bytearray]]:
@@ -61,7 +61,7 @@ class Body:
         """
         length = max(_WINDOWS[longest > _WINDOWS[0]], longest)
         ends = [span[1] for span in spans]
-        room = bytearray(min(length, max(ends, default=0)))
+        room = self._room(min(length, max(ends, default=0)))
         at = 0
         while at < len(spans):
             start = spans[at][0]
@@ -69,16 +69,23 @@ class Body:
             yield spans[at:end], self._fill(room, start, ends[end - 1] - start)
             at = end
 
+    def _room(self, size: int) -> bytearray:
+        try:
+            return bytearray(size)
+        except MemoryError as error:
+            raise self._refusal(str(error)) from error
+
     def _fill(self, room: bytearray, start: int, size: int) -> bytearray:
-        expected = "tensors that can be read"
         try:
             count = os.preadv(self._source.fd, [memoryview(room)[:size]], self._begin + start)
         except OSError as error:
-            raise PromptCacheOSError(self._source.place, "tensors", expected, error) from error
+            raise self._refusal(error) from error
         if count < size:
-            got = f"{count} of {size} bytes"
-            raise PromptCacheOSError(self._source.place, "tensors", expected, got)
+            raise self._refusal(f"{count} of {size} bytes")
         return room
+
+    def _refusal(self, got: str | OSError) -> PromptCacheOSError:
+        return PromptCacheOSError(self._source.place, "tensors", "tensors that can be read", got)
 
 
 @cache
