@@ -113,7 +113,7 @@ def _judge(source: Source, text: bytes) -> Regular:
         if dtype not in DTYPES:
             raise HeaderError(place, f"tensor {name}", f"one of {', '.join(DTYPES)}", dtype)
         tensors[name] = Tensor((start, end), dtype, tuple(entry["shape"]), name)
-    return Regular(tensors, None, metadata, b"")
+    return Regular(tensors, None, metadata)
 
 
 def read_text(source: Source) -> bytes:

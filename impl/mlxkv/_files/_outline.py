@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 from mlxkv._files._errors import LayoutError, Place
 from mlxkv._files._layers import MAX_LAYERS, grow
-from mlxkv._files._regular import FILES, parse_metadata, remembering
 from mlxkv._files._scalars import CLASSES, KINDS
 
-# Names of metadata.
+# Names of tensors, and of metadata.
 _NAMES = 1 << 13
+# So many files, of one model or another, are known by their names.
+_FILES = 8
 _Names: TypeAlias = tuple[str, ...]
 
 
@@ -41,18 +42,16 @@ class Layout(NamedTuple):
     trees: list[Any]
 
 
-@remembering
-def outline(spelled: bytes, names: _Names) -> tuple[Layout, dict[str, str]]:
-    """What metadata spelled so say of tensors of these names, and the user's entries.
+def outline(metadata: dict[str, str], names: _Names) -> tuple[Layout, dict[str, str]]:
+    """What metadata say of tensors of these names, and the user's entries.
 
     Raises `LayoutError` unless the metadata are those of 0.32, and all are sorted as mlx has them.
     """
-    metadata = parse_metadata(spelled) or {}
     keys, texts = list(metadata), list(metadata.values())
     first, second = bisect_left(keys, "1."), bisect_left(keys, "2.")
     count, listed = second - first, (len(keys) - second - 1) // 2
     if (
-        len(keys) > _NAMES
+        max(len(keys), len(names)) > _NAMES
         or not 0 <= count <= MAX_LAYERS
         or keys[first:] != _entries(count, listed)
     ):
@@ -68,7 +67,7 @@ def _other() -> LayoutError:
     return LayoutError(Place(""), "metadata", "those of 0.32, as mlx writes them", "others")
 
 
-@lru_cache(FILES)
+@lru_cache(_FILES)
 def _lay_out(classes: _Names, scalars: _Names, kinds: _Names, names: _Names) -> Layout:
     """The layers of these classes, with the tensors that are named for them. Raises as above."""
     listed = dict(zip(scalars, kinds, strict=True))
@@ -94,7 +93,7 @@ def _lay_out(classes: _Names, scalars: _Names, kinds: _Names, names: _Names) -> 
     return layout
 
 
-@lru_cache(FILES)
+@lru_cache(_FILES)
 def _entries(layers: int, scalars: int) -> list[str]:
     """The names of the metadata of a file with so many layers and scalars, but for the user's."""
     listed = (f"2.{i}.{j}" for i in range(1, scalars + 1) for j in (0, 1))

@@ -46,7 +46,7 @@ def load_quickly(
         arranged = parsed.arranged
         if arranged is None or not parsed.fills(source.nbytes - begin):
             return None
-        found, user = outline(parsed.spelled, tuple(parsed.tensors))
+        found, user = outline(parsed.metadata, tuple(parsed.tensors))
         metadata = unflatten_metadata(place, user)
         body = Body(source, begin, keep=False)
         if is_small(arranged.longest, [shape for _, shape in arranged.kinds]):

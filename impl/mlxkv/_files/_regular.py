@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
-from functools import lru_cache, wraps
+from collections.abc import Iterable
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import mlx.core as mx
 import msgspec
@@ -22,12 +21,6 @@ MAX_NAMES = 1 << 16
 # Beyond that safetensors may count over.
 _MOST = 1 << 62
 _METADATA = b',"__metadata__":'
-# What is remembered: so many texts, none of them longer. The header is another one's where no shape
-# differs, nor the metadata.
-FILES = 8
-_LONGEST = 1 << 17
-_MARKED = 64
-_Result = TypeVar("_Result")
 _SIZES = {name: dtype.size for name, dtype in DTYPES.items()}
 
 
@@ -66,13 +59,12 @@ class Arranged(NamedTuple):
 
 class Regular(NamedTuple):
     """The tensors by their names, how they lie, None if they overlap or leave gaps, and the
-    metadata, as spelled too.
+    metadata.
     """
 
     tensors: dict[str, Tensor]
     arranged: Arranged | None
     metadata: dict[str, str]
-    spelled: bytes
 
     def named(self) -> dict[str, Tensor]:
         """The tensors, each with its name."""
@@ -89,61 +81,27 @@ _tensors = msgspec.json.Decoder(dict[str, Tensor]).decode
 _texts = msgspec.json.Decoder(dict[str, str]).decode
 
 
-def remembering(function: Callable[..., _Result]) -> Callable[..., _Result]:
-    """The function of a text and more, not run for the third time for what it is given again.
-
-    What is new is only marked, for to keep it costs more than it takes to find it out.
-    """
-    known = lru_cache(FILES)(function)
-    marked: set[int] = set()
-
-    @wraps(function)
-    def run(text: bytes, *more: Hashable) -> _Result:
-        if len(text) > _LONGEST:
-            return function(text, *more)
-        mark = hash(text)
-        if mark in marked:
-            return known(text, *more)
-        if len(marked) >= _MARKED:
-            marked.clear()
-        marked.add(mark)
-        return function(text, *more)
-
-    return run
-
-
-@remembering
 def parse(text: bytes) -> Regular | None:
     """The header of that text, None for one that is wrong, or right in some other spelling.
 
     Each name is there once: the text has one colon for each, and those of the metadata.
     """
     head, _, tail = text.partition(_METADATA)
+    tail = tail.rstrip(b" ")
     # Escapes may hide colons, and JSON has a -0.
-    if b"\\" in head or b"-" in head:
+    if b"\\" in text or b"-" in head or tail[-1:] != b"}":
         return None
     try:
-        tensors, metadata = _tensors(head + b"}"), parse_metadata(tail)
+        tensors, metadata = _tensors(head + b"}"), _texts(tail[:-1])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    if metadata is None or not head.count(b":") == 4 * len(tensors) > 0:
+    colons = tail.count(b":")
+    if colons != len(metadata):
+        colons -= "".join(chain(metadata, metadata.values())).count(":")
+    once = colons == len(metadata) and head.count(b":") == 4 * len(tensors) > 0
+    if not once or 1 + len(metadata) + 4 * len(tensors) > MAX_NAMES or "__metadata__" in tensors:
         return None
-    if 1 + len(metadata) + 4 * len(tensors) > MAX_NAMES or "__metadata__" in tensors:
-        return None
-    return Regular(tensors, _arrange(tensors.values()), metadata, tail)
-
-
-@remembering
-def parse_metadata(text: bytes) -> dict[str, str] | None:
-    """The entries that are spelled so, up to the end of the header; None as above."""
-    text = text.rstrip(b" ")
-    if b"\\" in text or text[-1:] != b"}":
-        return None
-    entries = _texts(text[:-1])
-    colons = text.count(b":")
-    if colons != len(entries):
-        colons -= "".join(chain(entries, entries.values())).count(":")
-    return entries if colons == len(entries) else None
+    return Regular(tensors, _arrange(tensors.values()), metadata)
 
 
 def _arrange(tensors: Iterable[Tensor]) -> Arranged | None:
