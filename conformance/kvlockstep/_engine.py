@@ -12,7 +12,7 @@ itself a divergence, `half changed`, for the ledger to name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import msgspec
@@ -20,16 +20,16 @@ import msgspec
 import kvreference
 from kvlockstep._arrays import RecipeError
 from kvlockstep._caches import CACHES, FUNCTIONS
-from kvlockstep._compare import is_own, is_unset, same_error
-from kvlockstep._contract import DERIVED, Contract, Level
+from kvlockstep._compare import is_own, same_error
+from kvlockstep._contract import Contract, Level
 from kvlockstep._divergence import Divergence, Run
 from kvlockstep._findings import Findings, Logged, Meaning, Place
-from kvlockstep._growth import growth_step
+from kvlockstep._growth import growing, growth_step
 from kvlockstep._memento import Memento, arrays_in, exchange
 from kvlockstep._operations import OPERATIONS, Operation, destination, operands, present
 from kvlockstep._side import Handle, Side, walk
 from kvlockstep._sizes import resolve, sizes_of
-from kvlockstep._snapshots import Field, Raised, field_of, freeze, look, settle, snapshots_in
+from kvlockstep._snapshots import Raised, freeze, look, settle, snapshots_in
 from kvlockstep._steps import (
     Construct,
     Depends,
@@ -42,18 +42,8 @@ from kvlockstep._stillness import Stillness
 from kvlockstep._targets import Target
 from kvlockstep._trace import AnyStep, Trace, TraceError
 from kvlockstep._undefined import zone_of
+from kvlockstep._views import Views, compare_fields
 from kvlockstep._watch import Watch
-
-
-class View(NamedTuple):
-    """What to compare of a cache: all its fields, and those that do not derive from others.
-
-    And whether it is what the target's module has under the name of the reference's class.
-    """
-
-    fields: tuple[Field, ...]
-    stored: tuple[Field, ...]
-    is_same_class: bool
 
 
 class Lockstep:
@@ -63,35 +53,11 @@ class Lockstep:
         self.contract = contract
         self.target = target
         self.level = level or target.level
-        self.lacking: set[str] = set()
-        self._views: dict[tuple[type, type], View] = {}
+        self.views = Views(contract, target, self.level)
+        self.lacking = self.views.lacking
+        self._growing = growing(contract.module, target.module)
         known = (contract.release, target.contract)
         self.releases = {release if release in kvreference.PINNED else None for release in known}
-
-    def view_of(self, ours: Any, theirs: Any) -> View:
-        """Return what to compare of a cache of the reference and the target's own.
-
-        What the target's does not have is noted as lacking, and not compared.
-        """
-        kinds = type(ours), type(theirs)
-        view = self._views.get(kinds)
-        if view is None:
-            name = kinds[0].__name__
-            cls = getattr(self.target.module, name, None)
-            same = not isinstance(cls, type) or isinstance(theirs, cls)
-            # A state may name a class of the release that is no cache: there is nothing to see.
-            surface = self.contract.surfaces.get(name)
-            asked = surface.fields(self.level) if surface else ()
-            has = {*dir(theirs)}
-            known = [field for field in asked if field.removesuffix("()") in has]
-            if same:
-                self.lacking |= {f"{name}.{field}" for field in asked if field not in known}
-            fields = tuple(field_of(field, field in DERIVED) for field in known)
-            stored = tuple(field for field in fields if not field.is_derived)
-            # At level `state` buffers are seen in nothing but what derives from them.
-            view = View(fields, stored if self.level == "buffer" else fields, same)
-            self._views[kinds] = view
-        return view
 
     def run(self, trace: Trace, is_meant: Callable[[Divergence], bool] = lambda _: False) -> Run:
         """Run `trace` and return what it showed. Neither side's errors escape.
@@ -100,7 +66,7 @@ class Lockstep:
         only how steps ended, and `is_meant` says of each that it is known.
         Raises `RecipeError` or `TraceError` for a trace that cannot be run on either side.
         """
-        with growth_step(trace.step_size, self.contract.module, self.target.module):
+        with growth_step(trace.step_size, self._growing):
             course = _Course(self, trace)
             run = course.run()
             if trace.look == "last" and run.divergences:
@@ -119,7 +85,7 @@ class _Course:
         self.trace = trace
         self.contract = lockstep.contract
         self.target = lockstep.target
-        self.view_of = lockstep.view_of
+        self.view_of = lockstep.views.of
         self.releases = lockstep.releases
         self.left = Side(lockstep.contract.module)
         self.right = Side(lockstep.target.module)
@@ -175,7 +141,7 @@ class _Course:
         self.stillness.take(roots if to is None else {*roots, to})
         saved = None
         if self.target.transactional and caches:
-            saved = Memento(one for root in roots for _, one in walk(root, left.slots[root]))
+            saved = Memento([one for root in roots for _, one in walk(root, left.slots[root])])
 
         expected = _attempt(operation, left, step)
         actual = _attempt(operation, right, step)
@@ -308,8 +274,9 @@ class _Course:
                 names = type(cache).__name__, type(other).__name__
                 self.findings.add(Place(where.at, where.meaning), ("class",), *names)
                 continue
-            place = Place(where.at, where.meaning, address)
-            self._compare_fields(place, view.stored if still else view.fields, cache, other)
+            place = where if cache is root else Place(where.at, where.meaning, address)
+            fields = view.stored if still else view.fields
+            compare_fields(self.findings, place, fields, cache, other)
             if self.unseen:
                 self._note_contents(cache)
 
@@ -339,28 +306,7 @@ class _Course:
             for (address, mine), (_, twin) in reversed([*twins]):
                 prefix = f"{what}{address}: "
                 fields = self.view_of(mine, twin).fields
-                self._compare_fields(place, fields, mine, twin, prefix)
-
-    def _compare_fields(
-        self, place: Place, fields: Sequence[Field], ours: Any, theirs: Any, prefix: str = ""
-    ) -> None:
-        """Compare fields; what is derived, or not even there, does not part the two sides."""
-        derived = Place(place.at, "seen", place.address) if place.meaning == "stored" else place
-        compare = self.findings.compare
-        for name, path, read, is_derived in fields:
-            where = derived if is_derived else place
-            try:
-                one = read(ours)
-            except Exception as error:
-                if is_unset(name, error):
-                    continue
-                one, where = Raised(error.with_traceback(None)), derived
-            try:
-                other = read(theirs)
-            except Exception as error:
-                other = Raised.of(error)
-            if one is not other:
-                compare(where, (prefix + name,) if prefix else path, one, other)
+                compare_fields(self.findings, place, fields, mine, twin, prefix)
 
     def _lacks_class(self, name: str) -> bool:
         if name not in CACHES:
@@ -424,9 +370,9 @@ def _classes_in(made: Construct | Made) -> Iterator[str]:
 
 
 def _cache_name(step: AnyStep, cache: Any) -> str:
-    if isinstance(step, Construct):
-        return step.cache
-    return FUNCTIONS if cache is None else type(cache).__name__
+    if cache is not None:
+        return type(cache).__name__
+    return step.cache if isinstance(step, Construct) else FUNCTIONS
 
 
 def _attempt(operation: Operation, side: Side, step: AnyStep) -> Any:

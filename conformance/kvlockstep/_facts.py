@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,9 +28,9 @@ class Seen(Struct, frozen=True, gc=False):
     name: str
     sizes: Sizes
     state: str
-    slot_shapes: list[tuple[int, ...] | None]
-    leaves: list[tuple[str, int]]
-    counts: list[Snapshot | None]
+    slot_shapes: list[tuple[int, ...] | None] = []
+    leaves: list[tuple[str, int]] = []
+    counts: Sequence[Snapshot | None] = (None, None, None)
 
 
 class Context(Struct, frozen=True, gc=False):
@@ -49,8 +49,6 @@ def counts_of(cache: Any, contents: Mapping[int, Snapshot]) -> list[Snapshot | N
         return contents.get(id(array)) if isinstance(array, mx.array) else None
 
     fields = vars(cache)
-    if "left_padding" not in fields:
-        return [None, None, None]
     return [seen("left_padding"), seen("offset"), seen("_right_padding") or seen("_lengths")]
 
 

@@ -103,10 +103,17 @@ class Findings:
             same = not isinstance(expected, _NO_SCALARS) and same_scalar(expected, actual)
         elif kind is mx.array:
             same = self._compare_arrays(place, path, expected, actual)
-        elif isinstance(expected, _CONTAINERS):
+        elif kind is tuple or kind is list:
             same = self._compare_items(place, path, expected, actual)
         elif kind is int or kind is str:
             same = expected == actual
+        elif kind is Sequenced:
+            same = expected.kind is actual.kind
+            same = same and self._compare_items(place, path, expected.items, actual.items)
+        elif isinstance(expected, dict):
+            same = self._compare_items(place, path, [*expected.items()], [*actual.items()])
+        elif isinstance(expected, _CONTAINERS):
+            same = self._compare_items(place, path, expected, actual)
         elif kind is Raised:
             # What the reference was before and after its error is not the target's.
             own = None if place.meaning == "half changed" else self._own
@@ -146,17 +153,12 @@ class Findings:
         return True
 
     def _compare_items(self, place: Place, path: Path, expected: Any, actual: Any) -> bool:
-        """Tell whether two containers are as long; what is in them is compared."""
-        if isinstance(expected, Sequenced):
-            if expected.kind is not actual.kind:
-                return False
-            expected, actual = expected.items, actual.items
+        """Tell whether two sequences are as long; what is in them is compared."""
         if len(expected) != len(actual):
             return False
-        if isinstance(expected, dict):
-            expected, actual = expected.items(), actual.items()
+        met = self._met
         for index, (one, other) in enumerate(zip(expected, actual, strict=True)):
-            if one is not other:
+            if one is not other and (id(one), id(other)) not in met:
                 self.compare(place, (*path, index), one, other)
         return True
 
@@ -177,10 +179,11 @@ class Findings:
         ours = evaluate([one.handle for _, _, one, _ in self._pairs])
         theirs = evaluate([other for _, _, _, other in self._pairs])
         self.ended |= bool(ours or theirs)
-        self._pairs.reverse()
-        while self._pairs:
+        pairs = self._pairs
+        pairs.reverse()
+        while pairs:
             # One by one, for the bytes of all steps together would not fit a processor's cache.
-            place, path, one, other = self._pairs.pop()
+            place, path, one, other = pairs.pop()
             one.settle(ours)
             data = b"" if theirs else bytes_of(other)
             if one.data != data or ours != theirs:

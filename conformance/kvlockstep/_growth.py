@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from kvlockstep._caches import CACHES
 
+# A class, and the name under which it keeps its growth step.
+Growing = tuple[Any, str]
 
-@contextmanager
-def growth_step(size: int, left: Any, right: Any) -> Iterator[None]:
-    """Give all cache classes another growth step, where both sides have one that can be set."""
+
+def growing(left: Any, right: Any) -> Sequence[Growing]:
+    """Return what keeps the growth steps of two modules; nothing if they keep unlike ones."""
     pairs = [
-        (getattr(left, name), getattr(right, name))
+        (_kept(getattr(left, name)), _kept(getattr(right, name)))
         for name in CACHES
         if hasattr(left, name) and hasattr(right, name)
     ]
-    places = [(_kept(one), _kept(other)) for one, other in pairs]
-    if size == 256 or any(hasattr(*one) != hasattr(*other) for one, other in places):
+    if any(hasattr(*one) != hasattr(*other) for one, other in pairs):
+        return ()
+    return [place for pair in pairs for place in pair if hasattr(*place)]
+
+
+@contextmanager
+def growth_step(size: int, growing: Sequence[Growing]) -> Iterator[None]:
+    """Give all cache classes another growth step, where both sides have one that can be set."""
+    if size == 256:
         yield
         return
-    growing = [place for pair in places for place in pair if hasattr(*place)]
     own = [(cls, name, vars(cls).get(name)) for cls, name in growing]
     for cls, name in growing:
         setattr(cls, name, size)
@@ -35,6 +43,6 @@ def growth_step(size: int, left: Any, right: Any) -> Iterator[None]:
                 delattr(cls, name)
 
 
-def _kept(cls: Any) -> tuple[Any, str]:
+def _kept(cls: Any) -> Growing:
     """Return the class that keeps the growth step, and under which name."""
     return getattr(cls, "_growth", (cls, "step"))

@@ -74,7 +74,9 @@ def sizes_of(cache: Any) -> Sizes:
 
 def children_of(cache: Any) -> Sequence[Any]:
     """Return the caches in a list of caches, none of any other cache."""
-    children = getattr(cache, "caches", ()) if type(cache).__name__ == "CacheList" else ()
+    if type(cache).__name__ != "CacheList":
+        return ()
+    children = getattr(cache, "caches", ())
     return children if isinstance(children, (list, tuple)) else ()
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from operator import attrgetter, methodcaller
 from typing import Any, NamedTuple
 
@@ -56,8 +55,7 @@ def bytes_of(array: mx.array) -> bytes:
     return bytes(memoryview(array)) if array.size else b""  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(Struct, frozen=True, eq=False, gc=False):
     """An error that an operation or an attribute raised; `module` is where, if that is known."""
 
     error: Exception
@@ -83,8 +81,7 @@ class Raised:
         return _VOLATILE.sub("", str(self.error))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sequenced:
+class Sequenced(Struct, frozen=True, eq=False):
     """A container and what was in it; the container's type is visible to callers."""
 
     kind: type

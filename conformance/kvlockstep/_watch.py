@@ -17,6 +17,9 @@ from kvlockstep._states import leaves_of, state_of
 from kvlockstep._steps import Copy, Extend, OnSlot, Reload, SetState, Transfer, Trim, Update
 from kvlockstep._trace import AnyStep
 
+# What has leaves or slots.
+_WITH_PARTS = ("ArraysCache", "CacheList")
+
 
 class Watch:
     """Counts the steps of one trace by the state classes of their caches.
@@ -45,11 +48,7 @@ class Watch:
         seen: list[Seen] = []
         for address, cache in zip(taken, caches, strict=True):
             own = sizes if sizes and not seen else sizes_of(cache)
-            state = state_of(cache, own, address in self._trimmed)
-            leaves = leaves_of(address, cache, self._trimmed)
-            counts = counts_of(cache, contents)
-            kind = type(cache).__name__
-            seen.append(Seen(kind, own, state, slot_shapes_of(cache), leaves, counts))
+            seen.append(self._see(address, cache, own, contents))
         state = seen[0].state if seen and isinstance(step, OnSlot) else "none"
         self._result.steps += 1
         self._result.cells[Cell(name, operation, state)] += 1
@@ -64,12 +63,25 @@ class Watch:
         self._tokens |= {*step.tokens}
         return Context(tuple(seen), trimmable, frozenset(self._tokens))
 
+    def _see(
+        self, address: str, cache: Any, sizes: Sizes, contents: Mapping[int, Snapshot]
+    ) -> Seen:
+        kind = type(cache).__name__
+        state = state_of(cache, sizes, address in self._trimmed)
+        if kind not in _WITH_PARTS and "left_padding" not in vars(cache):
+            return Seen(kind, sizes, state)
+        leaves = leaves_of(address, cache, self._trimmed)
+        counts = counts_of(cache, contents)
+        return Seen(kind, sizes, state, slot_shapes_of(cache), leaves, counts)
+
     def _note_trims(self, step: AnyStep, taken: Sequence[str]) -> None:
         """Remember which caches were trimmed by their last change."""
         if isinstance(step, (Trim, TrimPrompt)):
             for address in taken:
                 self._trimmed |= {below for below, _ in walk(address, self._side.at(address))}
-        elif isinstance(step, (Update, SetState, Transfer, Extend)):
+        if not self._trimmed:
+            return
+        if isinstance(step, (Update, SetState, Transfer, Extend)):
             self._trimmed.discard(step.slot)
         if (slot := destination(step)) is not None:
             given = isinstance(step, Reload) and step.state is not None

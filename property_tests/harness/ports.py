@@ -19,7 +19,7 @@ from kvlockstep._coverage import lines_of_classes
 from kvlockstep._divergence import Run
 from kvlockstep._engine import Lockstep
 from kvlockstep._floor import expected_cells, expected_pairs
-from kvlockstep._growth import growth_step
+from kvlockstep._growth import growing, growth_step
 from kvlockstep._jobs import JobReport
 from kvlockstep._operations import OPERATIONS, operands
 from kvlockstep._recipes import Rows, Size
@@ -123,7 +123,7 @@ def itself(release: str = RELEASE) -> Lockstep:
 def play(release: str, *steps: AnyStep, step_size: int = 256) -> Side:
     """Run steps on a release alone, as the engine would, and return the side with its caches."""
     side = Side(release_module(release))
-    with growth_step(step_size, side.module, side.module):
+    with growth_step(step_size, growing(side.module, side.module)):
         for step in steps:
             first = next(iter(operands(step)), None)
             sizes = sizes_of(side.at(first)) if first is not None else {}

@@ -12,7 +12,7 @@ from property_tests.harness.renamed_port import PORT, write_renamed
 from kvlockstep import ConformanceError, check_target
 from kvlockstep._contract import contract_of
 from kvlockstep._engine import Lockstep
-from kvlockstep._growth import growth_step
+from kvlockstep._growth import growing, growth_step
 from kvlockstep._jobs import Job, releases_of
 from kvlockstep._options import settings_from
 from kvlockstep._port_map import read_map
@@ -109,16 +109,18 @@ def test_growth_step_is_set_under_the_ports_name(map_port):
     """The growth step is the port's own attribute while a trace runs, and put back."""
     engine = lockstep(map_port())
     store = engine.target.module.KVCache._outfit.port
+    modules = engine.contract.module, engine.target.module
 
-    with growth_step(2, engine.contract.module, engine.target.module):
+    with growth_step(2, growing(*modules)):
         # The other classes of the map have none: then no class gets another.
         assert store.block == 256
     others = "RotatingKVCache", "BatchKVCache"
     for name in others:
         delattr(engine.target.module, name)
-    with growth_step(2, engine.contract.module, engine.target.module):
+    with growth_step(2, growing(*modules)):
         assert (store.block, engine.contract.module.KVCache.step) == (2, 2)
     assert store.block == 256
+    engine = Lockstep(engine.contract, engine.target)
     assert engine.run(trace_of(construct(), update(3), update(2), step_size=2)).divergences == []
 
 

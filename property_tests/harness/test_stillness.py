@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import ClassVar, get_args
 
 import mlx.core as mx
@@ -17,7 +18,7 @@ from property_tests.harness.ports import (
 
 from kvlockstep._prompt_steps import LruInsert
 from kvlockstep._steps import Construct, Copy, Fetch, Made, Prepare, Transfer, Trim
-from kvlockstep._stillness import Stillness, parts_of
+from kvlockstep._stillness import Stillness, wholes_in
 from kvlockstep._trace import Mode
 
 MODES = get_args(Mode)
@@ -242,14 +243,14 @@ def test_parts_are_told_of_plain_caches_only():
     stranger = type("KVCache", (bytearray,), {})()
     child, arrays = RELEASED.KVCache(), RELEASED.ArraysCache(2)
     arrays[1] = array = mx.zeros((2,))
-    parts = parts_of(RELEASED.CacheList(arrays, child))
+    parts = [*chain(*wholes_in([RELEASED.CacheList(arrays, child)]))]
 
     assert {id(array), id(child), id(arrays.cache)} <= {*map(id, parts)}
-    assert any(part is slotted.keys for part in parts_of(slotted))
-    assert parts_of(stranger) is None
-    assert parts_of(RELEASED.PromptTrie()) is None
+    assert any(part is slotted.keys for part in chain(*wholes_in([slotted])))
+    assert wholes_in([stranger]) is None
+    assert wholes_in([RELEASED.PromptTrie()]) is None
     child.pool = object()
-    assert parts_of(child) is None
+    assert wholes_in([child]) is None
 
 
 @pytest.mark.parametrize("mode", MODES)
