@@ -22,7 +22,7 @@ from kvlockstep._caches import CACHES, FUNCTIONS
 from kvlockstep._search import Engine
 from kvlockstep._settings import Settings
 from kvlockstep._trace import Mode
-from kvlockstep._workers import pin
+from kvlockstep._workers import begin, pin
 
 RATE = "steps_per_second"
 TURNS = 3
@@ -44,13 +44,13 @@ def test_steps(mode: Mode, cache: str, settings: Settings, size: Any, benchmark:
 
 @pytest.fixture(scope="module")
 def crews(all_cores: list[int]) -> Iterator[dict[str, list[ProcessPoolExecutor]]]:
-    """Worker processes: one on a core, and two on a core each."""
+    """Worker processes as the gate has them: one on a core, and two on a core each."""
     if len(all_cores) < 2:
         pytest.skip("needs two cores")
     with ExitStack() as stack:
 
         def hire(core: int) -> ProcessPoolExecutor:
-            pool = ProcessPoolExecutor(1, get_context("spawn"), pin, (core,))
+            pool = ProcessPoolExecutor(1, get_context("spawn"), begin, (core,))
             return stack.enter_context(pool)
 
         pinned = [hire(core) for core in all_cores[:2]]

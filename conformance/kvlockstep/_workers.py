@@ -74,7 +74,11 @@ def pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start(queue: SimpleQueue[int | None]) -> None:
-    core = queue.get()
+    begin(queue.get())
+
+
+def begin(core: int | None) -> None:
+    """Make this process a worker, on one core if one is given."""
     if core is not None:
         pin(core)
     if logging.lastResort is not None:
