@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import compress
+from operator import ne
 from typing import Any, Literal, NamedTuple, get_args
 
 import mlx.core as mx
@@ -17,10 +19,11 @@ from kvlockstep._snapshots import (
     Raised,
     Sequenced,
     Snapshot,
-    bytes_of,
+    bytes_of_all,
     evaluate,
     freeze,
     settle,
+    settled,
     snapshots_in,
 )
 from kvlockstep._trace import AnyStep, Mode
@@ -48,6 +51,9 @@ class Place(Struct, frozen=True, gc=False):
     at: int
     meaning: Meaning
     address: str = ""
+
+
+Pair = tuple[Place, Path, mx.array, mx.array]
 
 
 class Finding(NamedTuple):
@@ -81,7 +87,7 @@ class Findings:
         # How many of them have let go of live arrays.
         self._settled = 0
         # Arrays of the same shape and dtype, whose bytes are yet to be compared.
-        self._pairs: list[tuple[Place, Path, Snapshot, mx.array]] = []
+        self._pairs: list[Pair] = []
         # Those met in this step: one may be seen in several fields, `keys`, `state`, the result.
         # They are kept beside their ids, for an id is only unique while its object lives.
         self._met: dict[tuple[int, int], tuple[mx.array, mx.array]] = {}
@@ -138,8 +144,8 @@ class Findings:
         self._met[ids] = expected, actual
         if self._mode == "value":
             expected, actual = expected[...], actual[...]
-        one = self.contents[ids[0]] = Snapshot(expected, dtype, shape)
-        self._pairs.append((place, path, one, actual))
+        self.contents[ids[0]] = Snapshot(expected, dtype, shape)
+        self._pairs.append((place, path, expected, actual))
         return True
 
     def _compare_snapshots(
@@ -149,7 +155,7 @@ class Findings:
             return False
         if expected.failed or actual.failed:
             return expected.failed == actual.failed
-        self._pairs.append((place, path, expected, actual.array()))
+        self._pairs.append((place, path, expected.array(), actual.array()))
         return True
 
     def _compare_items(self, place: Place, path: Path, expected: Any, actual: Any) -> bool:
@@ -176,18 +182,16 @@ class Findings:
 
     def settle(self) -> None:
         """Evaluate the arrays that wait for it, each side by itself, and compare their bytes."""
-        ours = evaluate([one.handle for _, _, one, _ in self._pairs])
-        theirs = evaluate([other for _, _, _, other in self._pairs])
+        pairs, self._pairs = self._pairs, []
+        mine, others = [one for _, _, one, _ in pairs], [other for *_, other in pairs]
+        ours, theirs = evaluate(mine), evaluate(others)
         self.ended |= bool(ours or theirs)
-        pairs = self._pairs
-        pairs.reverse()
-        while pairs:
+        unlike: Iterable[Pair] = pairs if ours != theirs else ()
+        if not (ours or theirs):
             # One by one, for the bytes of all steps together would not fit a processor's cache.
-            place, path, one, other = pairs.pop()
-            one.settle(ours)
-            data = b"" if theirs else bytes_of(other)
-            if one.data != data or ours != theirs:
-                self.add(place, path, one, Snapshot(None, other.dtype, other.shape, data, theirs))
+            unlike = compress(pairs, map(ne, bytes_of_all(mine), bytes_of_all(others)))
+        for place, path, one, other in unlike:
+            self.add(place, path, settled(one, ours), settled(other, theirs))
 
     def are_outcomes(self) -> bool:
         """Whether nothing was found but how steps ended, which is told by the step itself."""

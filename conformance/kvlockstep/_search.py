@@ -21,6 +21,15 @@ _EXAMPLES = 40
 _WORD = 4
 
 
+_SETTINGS = settings(
+    max_examples=_EXAMPLES,
+    phases=[Phase.generate],
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
 class _EnoughError(BaseException):
     """Ends a round of Hypothesis; what is no `Exception` it lets through at once."""
 
@@ -71,24 +80,20 @@ def _search_with_hypothesis(first_seed: int, visit: Callable[[bytes], bool]) -> 
     What an example costs Hypothesis is shared by many steps: it has a trace of every length.
     """
     ends = [0, *accumulate(map(_words_in, _LENGTHS))]
-    for number in count(first_seed * 1_000):
+    rounds = given(st.binary(min_size=ends[-1], max_size=ends[-1]))
 
-        @seed(number)
-        @settings(
-            max_examples=_EXAMPLES,
-            phases=[Phase.generate],
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(st.binary(min_size=ends[-1], max_size=ends[-1]))
+    def play(words: bytes) -> None:
+        # The simplest example comes first: zeros, one and the same step throughout.
+        for start, end in pairwise(ends if any(words) else ()):
+            if not visit(_spell(words[start:end])):
+                raise _EnoughError
+
+    for number in count(first_seed * 1_000):
+        # Hypothesis reads the source of what it is given anew each time: here it is short.
         def one_round(words: bytes) -> None:
-            # The simplest example comes first: zeros, one and the same step throughout.
-            for start, end in pairwise(ends if any(words) else ()):
-                if not visit(_spell(words[start:end])):
-                    raise _EnoughError
+            play(words)
 
         try:
-            one_round()
+            seed(number)(_SETTINGS(rounds(one_round)))()
         except _EnoughError:
             return

@@ -11,7 +11,7 @@ Bytes, never values: -0.0 equals 0.0, and NaN payloads vanish in a comparison of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter, methodcaller
 from typing import Any, NamedTuple
 
@@ -53,6 +53,20 @@ class Snapshot(Struct, eq=False, gc=False):
 def bytes_of(array: mx.array) -> bytes:
     """Return the raw bytes of an array; on CUDA MLX's buffer of none may be no address."""
     return bytes(memoryview(array)) if array.size else b""  # type: ignore[arg-type]
+
+
+def bytes_of_all(arrays: Iterable[mx.array]) -> Iterator[bytes]:
+    """Return the raw bytes of one array after another."""
+    if mx.cuda.is_available():
+        return map(bytes_of, arrays)
+    return map(bytes, map(memoryview, arrays))  # type: ignore[arg-type]
+
+
+def settled(array: mx.array, failed: str) -> Snapshot:
+    """Return a snapshot with the bytes of an array, evaluated unless that `failed`."""
+    snapshot = Snapshot(array, array.dtype, array.shape)
+    snapshot.settle(failed)
+    return snapshot
 
 
 class Raised(Struct, frozen=True, eq=False, gc=False):
@@ -134,7 +148,7 @@ def snapshots_in(*values: Any) -> Iterator[Snapshot]:
             yield from snapshots_in(*value.items)
 
 
-def evaluate(arrays: list[mx.array | None]) -> str:
+def evaluate(arrays: Sequence[mx.array | None]) -> str:
     """Evaluate arrays together; return the error if that cannot be done.
 
     They are to be of one side. Where MLX cannot evaluate one of them it does not say which, and
