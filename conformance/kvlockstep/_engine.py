@@ -263,12 +263,13 @@ class _Course:
 
     def _look_into(self, where: Place, root: Any, twin: Any, still: bool) -> None:
         """Compare the caches in a slot of both sides, all of their fields unless they are still."""
+        caches, twins = walk(where.address, root), dict(walk(where.address, twin))
         # Children first: what differs in a child shows in its list's state too.
-        for address, cache in reversed(walk(where.address, root)):
-            other = twin if cache is root else self.right.at(address)
-            if other is None and cache is not root:
+        for address, cache in reversed(caches):
+            if address not in twins:
                 # Its list has fewer children, or none that can be seen.
                 continue
+            other = twins[address]
             view = self.view_of(cache, other)
             if not view.is_same_class:
                 names = type(cache).__name__, type(other).__name__
