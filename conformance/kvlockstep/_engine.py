@@ -253,10 +253,8 @@ class _Course:
         self._look_at_handles(index, "aftermath" if meaning == "aftermath" else "seen")
         if expected is not None or actual is not None:
             # What is kept out of sight shows in results only.
-            hidden = any(
-                CACHES[type(self.left.at(address)).__name__].internal
-                for address in operands(step)[:1]
-            )
+            own = operands(step)[:1]
+            hidden = own and CACHES[type(self.left.at(*own)).__name__].internal
             place = Place(index, "stored" if hidden else "result")
             self.findings.compare(place, ("result",), expected, actual)
         self.findings.end_step()

@@ -183,7 +183,7 @@ class Findings:
     def settle(self) -> None:
         """Evaluate the arrays that wait for it, each side by itself, and compare their bytes."""
         pairs, self._pairs = self._pairs, []
-        mine, others = [one for _, _, one, _ in pairs], [other for *_, other in pairs]
+        mine, others = [one for _, _, one, _ in pairs], [other for _, _, _, other in pairs]
         ours, theirs = evaluate(mine), evaluate(others)
         self.ended |= bool(ours or theirs)
         unlike: Iterable[Pair] = pairs if ours != theirs else ()
