@@ -33,6 +33,8 @@ INTERVAL = 0.001
 # innermost function that has one counts.
 MODULES = {
     "_snapshots": "look",
+    "_views": "look",
+    "_stillness": "look",
     "_watch": "look",
     "_states": "look",
     "_facts": "look",

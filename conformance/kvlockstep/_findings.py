@@ -53,7 +53,8 @@ class Place(Struct, frozen=True, gc=False):
     address: str = ""
 
 
-Pair = tuple[Place, Path, mx.array, mx.array]
+# Two arrays whose bytes are yet to be compared.
+Awaited = tuple[Place, Path, mx.array, mx.array]
 
 
 class Finding(NamedTuple):
@@ -87,7 +88,7 @@ class Findings:
         # How many of them have let go of live arrays.
         self._settled = 0
         # Arrays of the same shape and dtype, whose bytes are yet to be compared.
-        self._pairs: list[Pair] = []
+        self._pairs: list[Awaited] = []
         # Those met in this step: one may be seen in several fields, `keys`, `state`, the result.
         # They are kept beside their ids, for an id is only unique while its object lives.
         self._met: dict[tuple[int, int], tuple[mx.array, mx.array]] = {}
@@ -186,8 +187,11 @@ class Findings:
         mine, others = [one for _, _, one, _ in pairs], [other for _, _, _, other in pairs]
         ours, theirs = evaluate(mine), evaluate(others)
         self.ended |= bool(ours or theirs)
-        unlike: Iterable[Pair] = pairs if ours != theirs else ()
-        if not (ours or theirs):
+        unlike: Iterable[Awaited] = pairs if ours != theirs else ()
+        if ours or theirs:
+            for seen in self.contents.values():
+                seen.settle(ours)
+        else:
             # One by one, for the bytes of all steps together would not fit a processor's cache.
             unlike = compress(pairs, map(ne, bytes_of_all(mine), bytes_of_all(others)))
         for place, path, one, other in unlike:

@@ -20,7 +20,6 @@ _EXAMPLES = 40
 # Hypothesis draws bytes one by one: a word of few stands for the bytes that a step reads.
 _WORD = 4
 
-
 _SETTINGS = settings(
     max_examples=_EXAMPLES,
     phases=[Phase.generate],
