@@ -69,7 +69,7 @@ def settled(array: mx.array, failed: str) -> Snapshot:
     return snapshot
 
 
-class Raised(Struct, frozen=True, eq=False, gc=False):
+class Raised(Struct, frozen=True, eq=False):
     """An error that an operation or an attribute raised; `module` is where, if that is known."""
 
     error: Exception

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from itertools import islice
 from typing import get_args
 
@@ -48,6 +50,26 @@ def test_error_of_the_target_alone():
     assert shown(run) == [(2, "raises KeyError")]
     assert isinstance(run.divergences[0].actual, Raised)
     assert run.divergences[0].expected == 1
+
+
+def test_caches_do_not_outlive_a_trace_that_raises():
+    """An error that was raised over another one holds frames, and those what was made of it."""
+    made = []
+
+    class KVCache(KV):
+        def trim(self, _):
+            made.append(weakref.ref(self))
+            try:
+                return self.nothing
+            except AttributeError:
+                raise KeyError("x")  # noqa: B904
+
+    run = lockstep_with(KVCache).run(trace_of(construct(), update(1), Trim(n=1)))
+    assert shown(run) == [(2, "raises KeyError")]
+    del run
+    gc.collect()
+
+    assert [cache() for cache in made] == [None]
 
 
 def test_error_of_the_reference_alone():
