@@ -146,14 +146,18 @@ def known_tensors(file: Path) -> Iterator[Part]:
 
 
 def read_arrays(file: Path, known: list[Part]) -> Iterator[mx.array]:
-    fd = os.open(file, os.O_RDONLY)
-    decode(os.pread(fd, int.from_bytes(os.pread(fd, 8, 0), "little"), 8))
-    room = bytearray(max(part.size for part in known))
-    for part in known:
-        os.preadv(fd, [memoryview(room)[: part.size]], part.first)
-        for start, dtype, shape in part.arrays:
-            yield mx.from_dlpack(np.ndarray(shape, dtype, room, start), copy=True)
-    os.close(fd)
+    room = memoryview(bytearray(max(part.size for part in known)))
+    with file.open("rb", buffering=0) as raw:
+        decode(raw.read(int.from_bytes(raw.read(8), "little")))
+        for part in known:
+            raw.seek(part.first)
+            raw.readinto(room[: part.size])
+            for start, dtype, shape in part.arrays:
+                content: Any = np.ndarray(shape, dtype, room, start)
+                if mx.default_device().type == mx.cpu:
+                    yield mx.from_dlpack(content, copy=True)
+                else:
+                    yield mx.array(content)
 
 
 def saving(file: Path, length: int) -> Callable[[Any], Callable[[], Any]]:

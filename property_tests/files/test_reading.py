@@ -19,12 +19,16 @@ from mlxkv import mlx_lm_0_32
 from mlxkv._files import _body
 
 
-@pytest.fixture(params=["by Python", "by Python for an older MLX", "by MLX"])
+@pytest.fixture(
+    params=["by Python", "by Python for an older MLX", "by Python without preadv", "by MLX"]
+)
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Who reads the arrays of every file."""
     monkeypatch.setattr(_body, "_SMALL", 0 if request.param == "by MLX" else 1 << 40)
     if request.param == "by Python for an older MLX":
         monkeypatch.delattr(mx, "from_dlpack", raising=False)
+    if request.param == "by Python without preadv":
+        monkeypatch.delattr(os, "preadv", raising=False)
     return str(request.param)
 
 
@@ -147,15 +151,15 @@ def test_a_file_that_ends_early(
     """Cut short after its header was read: refused, whoever finds it."""
     path = tmp_path / "x.safetensors"
     contract.port.save_prompt_cache(str(path), [make(contract.port, State("KVCache", (), "u300"))])
-    real = os.preadv
+    read_into = _body._read_into
 
-    def preadv(fd: int, rooms: list[memoryview], at: int) -> int:
-        return max(0, real(fd, rooms, at) - by)
+    def shorter(room: memoryview, fd: int, at: int) -> int:
+        return max(0, read_into(room, fd, at) - by)
 
-    monkeypatch.setattr(_body.os, "preadv", preadv)
+    monkeypatch.setattr(_body, "_read_into", shorter)
     with pytest.raises(mlxkv.PromptCacheOSError, match=r"tensors that can be read, got \d+ of"):
         contract.port.load_prompt_cache(str(path))
-    monkeypatch.setattr(_body.os, "preadv", failing)
+    monkeypatch.setattr(_body, "_read_into", failing)
     with pytest.raises(mlxkv.PromptCacheOSError, match="Input/output error"):
         contract.port.load_prompt_cache(str(path))
 
@@ -177,6 +181,6 @@ def test_a_file_for_which_there_is_no_memory(
         contract.port.load_prompt_cache(path)
 
 
-def failing(_fd: int, _rooms: list[memoryview], _at: int) -> int:
+def failing(_room: memoryview, _fd: int, _at: int) -> int:
     """A disk that can be read up to the end of the header."""
     raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -77,7 +77,7 @@ class Body:
 
     def _fill(self, room: bytearray, start: int, size: int) -> bytearray:
         try:
-            count = os.preadv(self._source.fd, [memoryview(room)[:size]], self._begin + start)
+            count = _read_into(memoryview(room)[:size], self._source.fd, self._begin + start)
         except OSError as error:
             raise self._refusal(error) from error
         if count < size:
@@ -86,6 +86,15 @@ class Body:
 
     def _refusal(self, got: str | OSError) -> PromptCacheOSError:
         return PromptCacheOSError(self._source.place, "tensors", "tensors that can be read", got)
+
+
+def _read_into(room: memoryview, fd: int, at: int) -> int:
+    """Fill the room with the bytes of a file from there on; returns how many there were."""
+    if hasattr(os, "preadv"):  # Which not every macOS has.
+        return os.preadv(fd, [room], at)
+    data = os.pread(fd, len(room), at)
+    room[: len(data)] = data
+    return len(data)
 
 
 @cache
