@@ -60,11 +60,8 @@ def state(cache: Any) -> list[mx.array]:
     return [one for one in found if isinstance(one, mx.array)]
 
 
-@pytest.mark.both_limits
-@each_class
-@each_length
-def test_merge(pair: Pair, name: str, length: int) -> None:
-    """Four sequences of four lengths become a batch; 8 heads of 128."""
+def merging(name: str, length: int) -> Callable[[Any], Callable[[], Any]]:
+    """The merging of four sequences, evaluated."""
 
     def prepare(cache: Any) -> Callable[[], Any]:
         made = four(cache, name, length, length)
@@ -77,7 +74,15 @@ def test_merge(pair: Pair, name: str, length: int) -> None:
 
         return merge
 
-    pair(prepare)
+    return prepare
+
+
+@pytest.mark.both_limits
+@each_class
+@each_length
+def test_merge(pair: Pair, name: str, length: int) -> None:
+    """Four sequences of four lengths become a batch; 8 heads of 128."""
+    pair(merging(name, length))
 
 
 @pytest.mark.parametrize("name", ["BatchKVCache", "CacheList"])
@@ -97,17 +102,7 @@ def test_merge_floor(pair: Pair, name: str, length: int) -> None:
 
         return merge
 
-    def whole(cache: Any) -> Callable[[], Any]:
-        made = four(cache, name, length, length)
-
-        def merge() -> Any:
-            merged = getattr(cache, name).merge(made)
-            mx.eval(state(merged))
-            return merged
-
-        return merge
-
-    pair(bare, whole)
+    pair(bare, merging(name, length))
 
 
 def stacked(parts: list[tuple[mx.array, mx.array, int]]) -> list[mx.array]:
@@ -143,11 +138,8 @@ def test_extend(pair: Pair, name: str, length: int) -> None:
     pair(prepare)
 
 
-@pytest.mark.both_limits
-@each_class
-@each_length
-def test_extract(pair: Pair, name: str, length: int) -> None:
-    """Each of four sequences taken out of a batch; 8 heads of 128."""
+def extracting(name: str, length: int) -> Callable[[Any], Callable[[], Any]]:
+    """The extracting of four sequences, evaluated."""
 
     def prepare(cache: Any) -> Callable[[], Any]:
         whole = batch(cache, name, length, length)
@@ -159,7 +151,15 @@ def test_extract(pair: Pair, name: str, length: int) -> None:
 
         return extract
 
-    pair(prepare)
+    return prepare
+
+
+@pytest.mark.both_limits
+@each_class
+@each_length
+def test_extract(pair: Pair, name: str, length: int) -> None:
+    """Each of four sequences taken out of a batch; 8 heads of 128."""
+    pair(extracting(name, length))
 
 
 @pytest.mark.parametrize("name", ["ArraysCache"])
@@ -177,17 +177,7 @@ def test_extract_floor(pair: Pair, name: str, length: int) -> None:
 
         return extract
 
-    def whole(cache: Any) -> Callable[[], Any]:
-        joined = batch(cache, name, length, length)
-
-        def extract() -> list[Any]:
-            parts = [joined.extract(row) for row in range(SEQUENCES)]
-            mx.eval([state(one) for one in parts])
-            return parts
-
-        return extract
-
-    pair(bare, whole)
+    pair(bare, extracting(name, length))
 
 
 @pytest.mark.both_limits

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache as once
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,17 +148,15 @@ def known_tensors(file: Path) -> Iterator[Part]:
 
 def read_arrays(file: Path, known: list[Part]) -> Iterator[mx.array]:
     room = memoryview(bytearray(max(part.size for part in known)))
+    on_cpu = mx.default_device().type == mx.cpu
+    copy: Callable[[Any], mx.array] = partial(mx.from_dlpack, copy=True) if on_cpu else mx.array
     with file.open("rb", buffering=0) as raw:
         decode(raw.read(int.from_bytes(raw.read(8), "little")))
         for part in known:
             raw.seek(part.first)
             raw.readinto(room[: part.size])
             for start, dtype, shape in part.arrays:
-                content: Any = np.ndarray(shape, dtype, room, start)
-                if mx.default_device().type == mx.cpu:
-                    yield mx.from_dlpack(content, copy=True)
-                else:
-                    yield mx.array(content)
+                yield copy(np.ndarray(shape, dtype, room, start))
 
 
 def saving(file: Path, length: int) -> Callable[[Any], Callable[[], Any]]:

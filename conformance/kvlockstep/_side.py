@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from kvlockstep._sizes import LIST, children_of
+from kvlockstep._sizes import children_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,6 @@ class Side:
 def walk(address: str, cache: Any) -> list[tuple[str, Any]]:
     """Return a cache and all those inside it, each with its address."""
     found = [(address, cache)]
-    if type(cache).__name__ == LIST:
-        for number, child in enumerate(children_of(cache)):
-            found += walk(f"{address}.{number}", child)
+    for number, child in enumerate(children_of(cache)):
+        found += walk(f"{address}.{number}", child)
     return found

@@ -345,12 +345,14 @@ def _with_step_size(size: int, simpler: tuple[int, ...] = ()) -> Callable[[Trace
 
 def _with_short_steps(trace: Trace) -> Trace:
     """A growth step of 2, and 2 tokens for each 256 that an update fills a step with."""
-    if trace.step_size != 256 or all(_whole_steps(step) is None for step in trace.steps):
+    shorter = [*map(_with_short_step, trace.steps)]
+    if trace.step_size != 256 or not any(shorter):
         return trace
-    return replace(trace.part([_whole_steps(step) or step for step in trace.steps]), step_size=2)
+    steps = [new or step for new, step in zip(shorter, trace.steps, strict=True)]
+    return replace(trace.part(steps), step_size=2)
 
 
-def _whole_steps(step: AnyStep) -> Update | None:
+def _with_short_step(step: AnyStep) -> Update | None:
     """An update that fills growth steps of 2 where this one fills some of 256, None if none."""
     tokens = step.keys.shape[2:3] if isinstance(step, Update) else ()
     if not isinstance(step, Update) or not tokens or not isinstance(tokens[0], int):

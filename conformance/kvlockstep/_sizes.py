@@ -29,7 +29,6 @@ from kvlockstep._steps import (
 from kvlockstep._trace import AnyStep
 
 MAX_RELATIVE = 2048
-LIST = "CacheList"
 # The fields that may hold arrays with a row for each sequence of a batch.
 _BATCHED = frozenset({"keys", "values", "offset", "left_padding", "lengths", "cache"})
 
@@ -75,7 +74,7 @@ def sizes_of(cache: Any) -> Sizes:
 
 def children_of(cache: Any) -> Sequence[Any]:
     """Return the caches in a list of caches, none of any other cache."""
-    if type(cache).__name__ != LIST:
+    if type(cache).__name__ != "CacheList":
         return ()
     children = getattr(cache, "caches", ())
     return children if isinstance(children, (list, tuple)) else ()

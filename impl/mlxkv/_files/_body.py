@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlxkv._files._errors import HeaderError, PromptCacheOSError
 from mlxkv._files._header import Header, Source
 from mlxkv._files._regular import DTYPES, Tensor
+from mlxkv._words import is_on_cpu
 
 # Up to that many bytes Python reads an array faster than MLX does, with its task for each.
 _SMALL = 1 << 18
@@ -117,7 +118,7 @@ def is_small(longest: int, shapes: Iterable[tuple[int, ...]]) -> bool:
 
 def copier() -> Callable[[Any], mx.array]:
     """What makes an array of a NumPy array, with the bytes that it has now."""
-    if hasattr(mx, "from_dlpack") and mx.default_device().type == mx.cpu:
+    if hasattr(mx, "from_dlpack") and is_on_cpu():
         return partial(mx.from_dlpack, copy=True)
     return _copy
 
