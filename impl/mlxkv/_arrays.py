@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 import mlx.core as mx
 
-from mlxkv._base import Cache
+from mlxkv._base import Cache, as_size
 from mlxkv._batch_rows import ones_for
 from mlxkv._errors import (
     ArrayTypeError,
@@ -16,8 +16,6 @@ from mlxkv._errors import (
     EmptySlotError,
     ItemError,
     MissingSlotError,
-    NegativeSizeError,
-    NotAnIntegerError,
     NothingError,
     PaddingError,
     PeerError,
@@ -150,14 +148,7 @@ class ArraysCache(Cache):
 
         Raises `NotAnIntegerError`, `NegativeSizeError`, `PaddingError`.
         """
-        try:
-            count = index(size)
-        except TypeError:
-            got = repr(size)
-            raise NotAnIntegerError(self, "__init__", "an integer as size", got) from None
-        if count < 0:
-            raise NegativeSizeError(self, "__init__", "size of at least 0", str(size))
-        self.cache = [None] * count
+        self.cache = [None] * as_size(self, "size", size)
         self.left_padding = as_left_padding(self, left_padding)
         self.lengths = None
 

@@ -8,7 +8,7 @@ from weakref import ref
 
 import mlx.core as mx
 
-from mlxkv._base import PlainCache, check_size
+from mlxkv._base import PlainCache, as_size
 from mlxkv._buffers import (
     ALL,
     Pair,
@@ -98,8 +98,7 @@ class BackedCache(PlainCache):
         withdraws it; it has an end when somebody asks for `keys`, `values` or `state` (to evaluate
         a cache there is `materialize`). Raises `NotAnIntegerError`, `NegativeSizeError`.
         """
-        check_size(self, "tokens", tokens, "reserve")
-        self._reserved = tokens
+        self._reserved = as_size(self, "tokens", tokens, "reserve")
 
     def empty(self) -> bool:
         return self._keys is None

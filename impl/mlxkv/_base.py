@@ -18,12 +18,21 @@ _new = object.__new__
 _SCALARS = frozenset({int, float, bool, str, type(None)})
 
 
-def check_size(cache: object, name: str, size: Any, operation: str = "__init__") -> None:
-    """Raise unless the size is an integer of at least 0."""
-    if not isinstance(size, int):
-        raise NotAnIntegerError(cache, operation, f"an integer as {name}", repr(size))
-    if size < 0:
-        raise NegativeSizeError(cache, operation, f"{name} of at least 0", str(size))
+def as_integer(cache: object, operation: str, name: str, number: Any) -> int:
+    """The number as an int: NumPy's integers are some too. Raises `NotAnIntegerError`."""
+    try:
+        return index(number)
+    except TypeError:
+        got = repr(number)
+        raise NotAnIntegerError(cache, operation, f"an integer as {name}", got) from None
+
+
+def as_size(cache: object, name: str, size: Any, operation: str = "__init__") -> int:
+    """The size as an int; raises unless it is an integer of at least 0."""
+    number = as_integer(cache, operation, name, size)
+    if number < 0:
+        raise NegativeSizeError(cache, operation, f"{name} of at least 0", str(number))
+    return number
 
 
 def check_trim(cache: object, n: Any) -> int:

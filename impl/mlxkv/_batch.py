@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -197,20 +198,26 @@ class BatchCache(PlainCache):
                 raise PendingPaddingError(self, "filter", "finalize() first", got)
         return selected, rows
 
-    def _check_row(self, row: Any) -> None:
-        """Raise unless `extract` can take out that row. -1 is none: in mlx-lm it takes no row."""
+    def _check_row(self, idx: Any) -> int:
+        """The row as an int; raises unless `extract` can take it out.
+
+        -1 is none: in mlx-lm it takes no row. Nor is an array, which mlx-lm refuses too.
+        """
         self._check_alike("extract")
         batch = self._batch()
         expected = f"a row of [0, {batch}) or [-{batch}, -1)"
-        if not isinstance(row, int):
-            raise RowSelectionError(self, "extract", expected, repr(row))
+        try:
+            row = index(idx)
+        except TypeError:
+            raise RowSelectionError(self, "extract", expected, repr(idx)) from None
         if not -batch <= row < batch:
             raise RowIndexError(self, "extract", expected, str(row))
-        if isinstance(row, bool):
-            raise RowSelectionError(self, "extract", expected, repr(row))
+        if isinstance(idx, bool | mx.array):
+            raise RowSelectionError(self, "extract", expected, repr(idx))
         self._check_filled("extract")
         if row == -1:
             raise RowIndexError(self, "extract", expected, str(row))
+        return row
 
     def _check_peer(self, other: Any, family: type[BatchCache]) -> None:
         if not isinstance(other, family):

@@ -147,18 +147,18 @@ class BatchKVCache(BatchCache):
         Raises `RowSelectionError`, `RowIndexError`, `EmptyCacheError`, `PendingPaddingError`,
         `BatchStateError`. Source: 0.31.3 cache.py:1080-1086, 0.32.2 cache.py:1047-1054.
         """
-        self._check_row(idx)
-        if self._pending_of(idx):
-            got = f"right padding pending in row {idx}"
+        row = self._check_row(idx)
+        if self._pending_of(row):
+            got = f"right padding pending in row {row}"
             raise PendingPaddingError(self, "extract", "finalize() first", got)
         paddings: Any = self.left_padding.tolist()
-        padding = paddings[idx]
+        padding = paddings[row]
         if padding < 0:
             raise BatchStateError(self, "extract", "left padding of at least 0", str(padding))
         spans = [(padding, self._idx)]
         cache = self._single_class()
-        cache.keys = take_row(self.keys, idx, spans)
-        cache.values = take_row(self.values, idx, spans)
+        cache.keys = take_row(self.keys, row, spans)
+        cache.values = take_row(self.values, row, spans)
         cache.offset = cache.keys.shape[2]
         return cache
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import mlx.core as mx
 
-from mlxkv._base import check_size, check_trim
+from mlxkv._base import as_size, check_trim
 from mlxkv._batch import BatchCache, Rows
 from mlxkv._batch_layout import Span, as_windows, take_row
 from mlxkv._batch_merge import check_caches, newest, stack
@@ -53,9 +53,9 @@ class BatchRotatingKVCache(Ring, BatchCache):
 
     def __init__(self, max_size: int, left_padding: list[int]) -> None:
         """As `BatchCache`; also raises what `RotatingKVCache` does for its `max_size`."""
-        check_size(self, "max_size", max_size)
+        size = as_size(self, "max_size", max_size)
         super().__init__(left_padding)
-        self.max_size = max_size
+        self.max_size = size
         self._offset = 0
         self.rotated = False
         self._lengths = None
@@ -336,21 +336,21 @@ class BatchRotatingKVCache(Ring, BatchCache):
         `BatchStateError` for a row that is padded past the columns stored.
         Source: 0.31.3 cache.py:1417-1433, 0.32.2 cache.py:1392-1408.
         """
-        self._check_row(idx)
+        row = self._check_row(idx)
         offsets: Any = self.offset.tolist()
         paddings: Any = self.left_padding.tolist()
-        offset, padding = offsets[idx], paddings[idx]
-        length = self._pending_of(idx)
+        offset, padding = offsets[row], paddings[row]
+        length = self._pending_of(row)
         if length is not None and offset > length:
-            got = f"right padding pending in row {idx}"
+            got = f"right padding pending in row {row}"
             raise PendingPaddingError(self, "extract", "finalize() first", got)
         if offset < 0:
             raise BatchStateError(self, "extract", "an offset of at least 0", str(offset))
         rows = self._rows_of("extract")
         spans = self._retain(rows, max(0, padding))
         cache = self._single_class(self.max_size)
-        cache.keys = take_row(rows.keys, idx, spans)
-        cache.values = take_row(rows.values, idx, spans)
+        cache.keys = take_row(rows.keys, row, spans)
+        cache.values = take_row(rows.values, row, spans)
         cache.offset, cache._idx = offset, cache.keys.shape[2]
         return cache
 

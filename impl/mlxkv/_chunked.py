@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from mlxkv._backed import BackedCache
-from mlxkv._base import check_size, check_trim
+from mlxkv._base import as_size, check_trim
 from mlxkv._buffers import Pair
 from mlxkv._errors import NotTrimmableError
 from mlxkv._masks import Mask, create_attention_mask
@@ -23,10 +23,9 @@ class ChunkedKVCache(BackedCache):
     step: int = 256
 
     def __init__(self, chunk_size: int | None) -> None:
-        if chunk_size is not None:
-            check_size(self, "chunk_size", chunk_size)
+        size = None if chunk_size is None else as_size(self, "chunk_size", chunk_size)
         super().__init__()
-        self.chunk_size = chunk_size
+        self.chunk_size = size
         self.start_position = 0
 
     def maybe_trim_front(self) -> None:

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from mlxkv._backed import BackedCache
 from mlxkv._buffers import Pair
-from mlxkv._quantized import QuantizedKVCache, check_sizes, quantize
+from mlxkv._quantized import QuantizedKVCache, as_sizes, quantize
 
 if TYPE_CHECKING:
     from mlxkv._batch_kv import BatchKVCache
@@ -49,7 +49,7 @@ class KVCache(BackedCache):
 
         Raises `QuantizationError`. Source: 0.31.3 cache.py:383-391, 0.32.2 cache.py:396-404.
         """
-        check_sizes(self, "to_quantized", group_size, bits)
+        group_size, bits = as_sizes(self, "to_quantized", group_size, bits)
         quantized = self._quantized_class(group_size=group_size, bits=bits)
         if self.keys is not None:
             quantized.keys = quantize(self, "to_quantized", self.keys, group_size, bits)

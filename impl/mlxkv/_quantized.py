@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from mlxkv._base import PlainCache
+from mlxkv._base import PlainCache, as_integer
 from mlxkv._buffers import (
     ALL,
     UPDATE,
@@ -16,18 +16,24 @@ from mlxkv._buffers import (
     lengthen,
     measure,
 )
-from mlxkv._errors import EmptyCacheError, NotAnIntegerError, QuantizationError
+from mlxkv._errors import EmptyCacheError, QuantizationError
 
 Parts: TypeAlias = list[mx.array] | tuple[mx.array, ...]
 
 
-def check_sizes(cache: object, operation: str, group_size: Any, bits: Any) -> None:
-    """Raise unless both are integers of at least 1: a group of 0 would kill the process in mlx."""
-    for name, size in (("group_size", group_size), ("bits", bits)):
-        if not isinstance(size, int):
-            raise NotAnIntegerError(cache, operation, f"an integer as {name}", repr(size))
-        if size < 1:
-            raise QuantizationError(cache, operation, f"{name} of at least 1", str(size))
+def as_sizes(cache: object, operation: str, group_size: Any, bits: Any) -> tuple[int, int]:
+    """Both as ints; raises unless they are integers of at least 1: 0 kills the process in mlx."""
+    return (
+        _as_size(cache, operation, "group_size", group_size),
+        _as_size(cache, operation, "bits", bits),
+    )
+
+
+def _as_size(cache: object, operation: str, name: str, size: Any) -> int:
+    number = as_integer(cache, operation, name, size)
+    if number < 1:
+        raise QuantizationError(cache, operation, f"{name} of at least 1", str(number))
+    return number
 
 
 def quantize(cache: object, operation: str, rows: mx.array, group_size: int, bits: int) -> Parts:
@@ -35,7 +41,6 @@ def quantize(cache: object, operation: str, rows: mx.array, group_size: int, bit
 
     Of no elements they are made without it: evaluating it would kill the process on CUDA.
     """
-    check_sizes(cache, operation, group_size, bits)
     try:
         parts = mx.quantize(rows, group_size=group_size, bits=bits)
     except ValueError as error:
@@ -63,10 +68,9 @@ class QuantizedKVCache(PlainCache):
     step: int = 256
 
     def __init__(self, group_size: int = 64, bits: int = 8) -> None:
-        check_sizes(self, "__init__", group_size, bits)
+        sizes = as_sizes(self, "__init__", group_size, bits)
         super().__init__()
-        self.group_size = group_size
-        self.bits = bits
+        self.group_size, self.bits = sizes
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[Parts, Parts]:
         """Quantize rows (batch, n_kv_heads, tokens, head_dim) and write them at the offset.
@@ -75,8 +79,9 @@ class QuantizedKVCache(PlainCache):
         `QuantizationError` and `StepError`.
         """
         k_shape, v_shape = measure(self, keys, values)
-        k_rows = quantize(self, UPDATE, keys, self.group_size, self.bits)
-        v_rows = quantize(self, UPDATE, values, self.group_size, self.bits)
+        sizes = as_sizes(self, UPDATE, self.group_size, self.bits)
+        k_rows = quantize(self, UPDATE, keys, *sizes)
+        v_rows = quantize(self, UPDATE, values, *sizes)
         prev = self.offset
         stop = prev + k_shape[2]
         k_parts, v_parts = self.keys, self.values

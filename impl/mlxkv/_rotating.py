@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import mlx.core as mx
 
-from mlxkv._base import PlainCache, check_size, check_trim
+from mlxkv._base import PlainCache, as_size, check_trim
 from mlxkv._buffers import (
     ALL,
     UPDATE,
@@ -57,11 +57,9 @@ class RotatingKVCache(Ring):
     _batch_class: ClassVar[type[BatchRotatingKVCache]]
 
     def __init__(self, max_size: int, keep: int = 0) -> None:
-        check_size(self, "max_size", max_size)
-        check_size(self, "keep", keep)
+        sizes = as_size(self, "max_size", max_size), as_size(self, "keep", keep)
         super().__init__()
-        self.max_size = max_size
-        self.keep = keep
+        self.max_size, self.keep = sizes
         self._idx = 0
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> Pair:
