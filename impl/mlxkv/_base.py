@@ -19,9 +19,9 @@ _SCALARS = frozenset({int, float, bool, str, type(None)})
 
 
 def as_integer(cache: object, operation: str, name: str, number: Any) -> int:
-    """The number as an int: NumPy's integers are some too. Raises `NotAnIntegerError`."""
+    """The number itself if it is an int, or as one, as NumPy's; raises `NotAnIntegerError`."""
     try:
-        return index(number)
+        return number if isinstance(number, int) else index(number)
     except TypeError:
         got = repr(number)
         raise NotAnIntegerError(cache, operation, f"an integer as {name}", got) from None
