@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache as once
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +148,14 @@ def known_tensors(file: Path) -> Iterator[Part]:
 def read_arrays(file: Path, known: list[Part]) -> Iterator[mx.array]:
     room = memoryview(bytearray(max(part.size for part in known)))
     on_cpu = mx.default_device().type == mx.cpu
-    copy: Callable[[Any], mx.array] = partial(mx.from_dlpack, copy=True) if on_cpu else mx.array
+    copy: Any = mx.from_dlpack if on_cpu else lambda content, **_: mx.array(content)
     with file.open("rb", buffering=0) as raw:
         decode(raw.read(int.from_bytes(raw.read(8), "little")))
         for part in known:
             raw.seek(part.first)
             raw.readinto(room[: part.size])
             for start, dtype, shape in part.arrays:
-                yield copy(np.ndarray(shape, dtype, room, start))
+                yield copy(np.ndarray(shape, dtype, room, start), copy=True)
 
 
 def saving(file: Path, length: int) -> Callable[[Any], Callable[[], Any]]:

@@ -152,9 +152,9 @@ BITS = (
 
 
 @st.composite
-def mutated(draw: st.DrawFn) -> bytes:
+def mutated(draw: st.DrawFn, headers: tuple[bytes, ...]) -> bytes:
     """A header with a few bytes replaced by others that mean something to JSON."""
-    text = draw(st.sampled_from(HEADERS))
+    text = draw(st.sampled_from(headers))
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(text)))
         end = at + draw(st.sampled_from((0, 0, 1, 2, 5)))
@@ -162,7 +162,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return text
 
 
-@given(text=mutated())
+@given(text=mutated(HEADERS))
 @settings(
     max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -171,11 +171,43 @@ def test_headers(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(frame(text, bytes(BODY)))
     parsed = _regular.parse(text)
-    if parsed is None or not parsed.fills(BODY):
+    if parsed is None or not parsed.fills(BODY) or _regular.parse_texts(parsed.metadata) is None:
         return
     with _header.opened(path) as source:
         quick = _header.check_header(source, text, parsed)
         assert quick == _header.check_header(source, text, None)
+
+
+# Of 0.32, with all that its metadata can have.
+LEGAL = (
+    b'{"0.0.0":{"data_offsets":[0,8],"dtype":"I32","shape":[2]},"0.1":{"data_offsets":[8,12],'
+    b'"dtype":"I32","shape":[1]},"0.2":{"data_offsets":[8,8],"dtype":"F32","shape":[0]},'
+    b'"__metadata__":{"0.a":"b:c","0.d":"1.0","1.0":"ArraysCache","2.0":"","2.1.0":"0.2",'
+    b'"2.1.1":"none"}}'
+)
+
+
+@given(text=mutated((LEGAL,)))
+@settings(
+    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_files_with_other_headers(
+    tmp_path: Path, text: bytes, strict: Callable[[Path], Any]
+) -> None:
+    """Whatever is changed in the header, the file gives what the strict reader gives."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(frame(text, bytes(BODY)))
+    assert outcome(path) == strict(path)
+
+
+def test_a_legal_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that the test above changes is read in one pass."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(frame(LEGAL, bytes(BODY)))
+    monkeypatch.setattr(_build, "check_header", None)
+    caches, metadata = outcome(path)
+    assert metadata == {"a": "b:c", "d": "1.0"}
+    assert len(caches) == 1
 
 
 @pytest.mark.parametrize("text", HEADERS)
@@ -249,6 +281,24 @@ def test_files_that_differ_in_metadata(
     assert outcome(path) != before
     path.write_bytes(content)
     assert outcome(path) == before
+
+
+@pytest.mark.parametrize("name", ["offset", "left_padding"])
+def test_one_layer_with_other_counts(
+    tmp_path: Path, name: str, strict: Callable[[Path], Any]
+) -> None:
+    """Each layer is judged by its own counts: those of the first one are right."""
+    path = tmp_path / "x.safetensors"
+    caches = [make(mlx_lm_0_32, State("BatchKVCache", ([1],), "u3")) for _ in range(LAYERS)]
+    mlx_lm_0_32.save_prompt_cache(str(path), caches)
+    content = bytearray(path.read_bytes())
+    header, data = unpack(bytes(content))
+    start, _ = header[{"offset": "5.2", "left_padding": "5.3"}[name]]["data_offsets"]
+    content[len(content) - len(data) + start] += 1
+    path.write_bytes(content)
+    told = outcome(path)
+    assert told == strict(path)
+    assert issubclass(told[0], mlxkv.PromptCacheError)
 
 
 def reshaped(header: dict[str, Any]) -> None:

@@ -151,15 +151,24 @@ def test_a_file_that_ends_early(
     """Cut short after its header was read: refused, whoever finds it."""
     path = tmp_path / "x.safetensors"
     contract.port.save_prompt_cache(str(path), [make(contract.port, State("KVCache", (), "u300"))])
-    read_into = _body._read_into
+    body = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    read, fill = os.pread, _body._fill
 
-    def shorter(room: memoryview, fd: int, at: int) -> int:
-        return max(0, read_into(room, fd, at) - by)
+    def shorter(fd: int, size: int, at: int) -> bytes:
+        data = read(fd, size, at)
+        return data[: max(0, len(data) - by)] if at >= body else data
 
-    monkeypatch.setattr(_body, "_read_into", shorter)
+    def failing(fd: int, size: int, at: int) -> bytes:
+        """A disk that can be read up to the end of the header."""
+        if at >= body:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(fd, size, at)
+
+    monkeypatch.setattr(os, "preadv", fill, raising=False)  # Which reads as `os.pread` does.
+    monkeypatch.setattr(os, "pread", shorter)
     with pytest.raises(mlxkv.PromptCacheOSError, match=r"tensors that can be read, got \d+ of"):
         contract.port.load_prompt_cache(str(path))
-    monkeypatch.setattr(_body, "_read_into", failing)
+    monkeypatch.setattr(os, "pread", failing)
     with pytest.raises(mlxkv.PromptCacheOSError, match="Input/output error"):
         contract.port.load_prompt_cache(str(path))
 
@@ -179,8 +188,3 @@ def test_a_file_for_which_there_is_no_memory(
     monkeypatch.setattr(_body, "bytearray", room, raising=False)
     with pytest.raises(mlxkv.PromptCacheOSError, match="tensors that can be read, got no room"):
         contract.port.load_prompt_cache(path)
-
-
-def failing(_room: memoryview, _fd: int, _at: int) -> int:
-    """A disk that can be read up to the end of the header."""
-    raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
-from operator import attrgetter
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 
 from mlxkv._files._errors import HeaderError, PromptCacheOSError
 from mlxkv._files._header import Header, Source
-from mlxkv._files._regular import DTYPES, Tensor
+from mlxkv._files._regular import DTYPES, Kind, Tensor
 from mlxkv._words import is_on_cpu
 
 # Up to that many bytes Python reads an array faster than MLX does, with its task for each.
 _SMALL = 1 << 18
-# Read and copied at once: it fits the processor's cache, and is memory that was used before, which
-# an allocator gives from the first for no more than 128 KiB. With longer tensors it is the second.
-_WINDOWS = (120 << 10, 1 << 18)
-# Of a body that is no longer, all is read for a number.
-_WHOLE = 1 << 21
+# A body that is no longer is read at once: it fits the processor's cache, and is memory that was
+# used before, which an allocator gives from the first for no more than 128 KiB. Of a longer one
+# each tensor is read by itself, into the room of the one before.
+WINDOW = 120 << 10
+# The same where a number is asked for now and then.
+_FEW = 1 << 21
 # NumPy has no bfloat16, and a bool of 2 is no other bit pattern to it.
 _NUMPY = {
     **{"I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8", "U8": "u1", "U16": "u2", "U32": "u4"},
@@ -33,42 +32,77 @@ VIEWED = ("BOOL", "BF16")
 _RANK = 32
 _LONGEST = (1 << 31) - 1
 
-Span = TypeVar("Span", bound=tuple[int, ...])
+Fill: TypeAlias = Callable[[int, Sequence[Any], int], int]
 
 
 class Body:
-    """The bytes after the header, read as they are asked for; with `keep`, small ones once."""
+    """The bytes after the header, read as they are asked for; all at once if they are few."""
 
-    def __init__(self, source: Source, begin: int, keep: bool = True) -> None:
+    def __init__(self, source: Source, begin: int, few: int = _FEW) -> None:
         self._source = source
         self._begin = begin
         self._nbytes = source.nbytes - begin
-        self._keep = keep and self._nbytes <= _WHOLE
-        self._whole = bytearray()
+        self._few = few
+        self._whole = b""
+        # Which not every macOS has.
+        self._fill: Fill = getattr(os, "preadv", _fill)
+        self._copy = _copier()
 
-    def read(self, start: int, size: int) -> bytearray:
+    def read(self, start: int, size: int) -> bytes:
         """That many bytes. Raises `PromptCacheOSError`."""
-        if not self._keep:
-            return self._fill(self._room(size), start, size)
-        if not self._whole:
-            self._whole = self._fill(self._room(self._nbytes), 0, self._nbytes)
-        return self._whole[start : start + size]
+        if self._nbytes > self._few:
+            return self._read(size, [start])[0]
+        return self._read_whole()[start : start + size]
 
-    def windows(self, spans: list[Span], longest: int) -> Iterator[tuple[list[Span], bytearray]]:
-        """The tensors that lie in some part of the body, and its bytes, until the next part.
+    def read_texts(self, size: int, starts: Iterable[int]) -> list[bytes]:
+        """That many bytes from each of these on. Raises `PromptCacheOSError`."""
+        if self._nbytes <= WINDOW:
+            whole = self._read_whole()
+            return [whole[start : start + size] for start in starts]
+        return self._read(size, starts)
 
-        The spans are sorted; each begins with where its tensor begins and ends, and `longest` is
-        the longest of them. Raises `PromptCacheOSError`.
+    def read_alike(self, kind: Kind, starts: Iterable[int]) -> list[mx.array]:
+        """The arrays of tensors of one kind that begin there, not evaluated if it is `VIEWED`.
+
+        Raises `PromptCacheOSError`.
         """
-        length = max(_WINDOWS[longest > _WINDOWS[0]], longest)
-        ends = [span[1] for span in spans]
-        room = self._room(min(length, max(ends, default=0)))
-        at = 0
-        while at < len(spans):
-            start = spans[at][0]
-            end = bisect_right(ends, start + length)
-            yield spans[at:end], self._fill(room, start, ends[end - 1] - start)
-            at = end
+        dtype, shape, size = kind
+        copy, arrays = self._copy, []
+        room = memoryview(self._room(size))
+        ndarray, dtypes = _numpy()
+        content = ndarray(shape, dtypes[dtype], room)
+        if self._nbytes <= WINDOW:
+            whole = self._read_whole()
+            for start in starts:
+                room[:] = whole[start : start + size]
+                arrays.append(copy(content, copy=True))
+        else:
+            fill, fd, rooms, begin = self._fill, self._source.fd, [room], self._begin
+            for start in starts:
+                try:
+                    count = fill(fd, rooms, begin + start)
+                except OSError as error:
+                    raise self._refusal(error) from error
+                if count < size:
+                    raise self._refusal(f"{count} of {size} bytes")
+                arrays.append(copy(content, copy=True))
+        return [array.view(DTYPES[dtype]) for array in arrays] if dtype in VIEWED else arrays
+
+    def _read_whole(self) -> bytes:
+        if not self._whole:
+            (self._whole,) = self._read(self._nbytes, [0])
+        return self._whole
+
+    def _read(self, size: int, starts: Iterable[int]) -> list[bytes]:
+        fd, begin = self._source.fd, self._begin
+        try:
+            texts = [os.pread(fd, size, begin + start) for start in starts]
+        except (OSError, MemoryError) as error:
+            raise self._refusal(error if isinstance(error, OSError) else str(error)) from error
+        count = min(map(len, texts))
+        if count < size:
+            raise self._refusal(f"{count} of {size} bytes")
+        return texts
 
     def _room(self, size: int) -> bytearray:
         try:
@@ -76,74 +110,55 @@ class Body:
         except MemoryError as error:
             raise self._refusal(str(error)) from error
 
-    def _fill(self, room: bytearray, start: int, size: int) -> bytearray:
-        try:
-            count = _read_into(memoryview(room)[:size], self._source.fd, self._begin + start)
-        except OSError as error:
-            raise self._refusal(error) from error
-        if count < size:
-            raise self._refusal(f"{count} of {size} bytes")
-        return room
-
     def _refusal(self, got: str | OSError) -> PromptCacheOSError:
         return PromptCacheOSError(self._source.place, "tensors", "tensors that can be read", got)
 
 
-def _read_into(room: memoryview, fd: int, at: int) -> int:
-    """Fill the room with the bytes of a file from there on; returns how many there were."""
-    if hasattr(os, "preadv"):  # Which not every macOS has.
-        return os.preadv(fd, [room], at)
+def _fill(fd: int, rooms: Sequence[Any], at: int) -> int:
+    """As `os.preadv`: fill the room with the bytes of a file from there on; say how many."""
+    (room,) = rooms
     data = os.pread(fd, len(room), at)
     room[: len(data)] = data
     return len(data)
 
 
 @cache
-def numpy_dtypes() -> dict[str, Any]:
-    """What NumPy takes the bytes of each dtype for; `VIEWED` ones are viewed as themselves."""
+def _numpy() -> tuple[Any, dict[str, Any]]:
+    """What makes an array over memory, and its dtypes; `VIEWED` ones are viewed as themselves."""
     import numpy as np  # noqa: PLC0415 - as slow to import as all of mlxkv
 
-    return {name: np.dtype(code) for name, code in _NUMPY.items()}
+    return np.ndarray, {name: np.dtype(code) for name, code in _NUMPY.items()}
 
 
-def is_small(longest: int, shapes: Iterable[tuple[int, ...]]) -> bool:
-    """Whether Python may read the arrays: the longest is short, and NumPy and MLX have all shapes.
-
-    `longest` is in bytes.
-    """
-    return longest <= _SMALL and not any(
-        len(one) > _RANK or (0 in one and max(one) > _LONGEST) for one in shapes
-    )
+def is_small(kinds: Iterable[Kind]) -> bool:
+    """Whether Python may read the arrays: each is short, and NumPy and MLX have its shape."""
+    for _, shape, size in kinds:
+        if size > _SMALL or len(shape) > _RANK or (0 in shape and max(shape) > _LONGEST):
+            return False
+    return True
 
 
-def copier() -> Callable[[Any], mx.array]:
+def _copier() -> Callable[..., mx.array]:
     """What makes an array of a NumPy array, with the bytes that it has now."""
     if hasattr(mx, "from_dlpack") and is_on_cpu():
-        return partial(mx.from_dlpack, copy=True)
+        return mx.from_dlpack
     return _copy
 
 
-def _copy(content: Any) -> mx.array:
+def _copy(content: Any, *, copy: bool) -> mx.array:  # noqa: ARG001 - always a copy
     view: Any = memoryview(content)  # Which MLX takes sooner.
     return mx.array(view)
 
 
 def read_arrays(body: Body, tensors: Iterable[Tensor]) -> dict[str, mx.array]:
     """The arrays of these tensors by name, evaluated. Raises `PromptCacheOSError`."""
-    import numpy as np  # noqa: PLC0415 - as slow to import as all of mlxkv
-
-    order = sorted(tensors, key=attrgetter("data_offsets"))
-    longest = max((one.nbytes for one in order), default=0)
-    dtypes, copy = numpy_dtypes(), copier()
+    alike: dict[Kind, list[Tensor]] = {}
+    for one in tensors:
+        alike.setdefault(one.kind, []).append(one)
     arrays: dict[str, mx.array] = {}
-    spans = [(*one.data_offsets, i) for i, one in enumerate(order)]
-    for some, room in body.windows(spans, longest):
-        for start, _, i in some:
-            tensor = order[i]
-            content = np.ndarray(tensor.shape, dtypes[tensor.dtype], room, start - some[0][0])
-            array = copy(content)
-            viewed = tensor.dtype in VIEWED
-            arrays[tensor.name] = array.view(DTYPES[tensor.dtype]) if viewed else array
+    for kind, some in alike.items():
+        made = body.read_alike(kind, [one.start for one in some])
+        arrays |= zip([one.name for one in some], made, strict=True)
     mx.eval(list(arrays.values()))
     return arrays
 

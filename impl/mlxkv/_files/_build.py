@@ -25,14 +25,12 @@ def load(
         text = read_text(source)
         parsed = parse(text)
         if parsed is not None and generation in (None, "0.32"):
-            loaded = load_quickly(source, 8 + len(text), parsed, classes)
+            loaded = load_quickly(source, text, parsed, classes)
             if loaded is not None:
                 return loaded
         header = check_header(source, text, parsed)
         body = Body(source, header.begin)
-        every = header.tensors.values()
-        longest = max((one.nbytes for one in every), default=0)
-        small = is_small(longest, [one.shape for one in every])
+        small = is_small(one.kind for one in header.tensors.values())
         file = choose(header, body, generation, {} if small else load_arrays(source, header))
         metadata = file.user_metadata()
         if small:

@@ -9,16 +9,18 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from safetensors import SafetensorError, safe_open
 
 from mlxkv._files._errors import HeaderError, Place, PromptCacheOSError
-from mlxkv._files._regular import DTYPES, MAX_NAMES, Regular, Tensor, parse
+from mlxkv._files._regular import DTYPES, MAX_NAMES, Regular, Tensor, parse, parse_texts
 
 # The largest header of a real model is some 100 kB, plus the user's metadata.
 MAX_HEADER = 1 << 24
 _FIELDS = {"dtype", "shape", "data_offsets"}
+
+_Found: TypeAlias = tuple[dict[str, Tensor], dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,22 @@ def check_header(source: Source, text: bytes, parsed: Regular | None) -> Header:
     names one twice, or has a dtype that mlx does not write; `PromptCacheOSError`.
     """
     begin = 8 + len(text)
-    if parsed is None or not parsed.fills(source.nbytes - begin):
-        parsed = _judge(source, text)
-    tensors = dict(sorted(parsed.named().items()))
-    return Header(source.place, source.nbytes, begin, tensors, parsed.metadata)
+    found = None
+    if parsed is not None and parsed.fills(source.nbytes - begin):
+        found = _look_at(parsed)
+    tensors, metadata = found or _judge(source, text)
+    return Header(source.place, source.nbytes, begin, dict(sorted(tensors.items())), metadata)
 
 
-def _judge(source: Source, text: bytes) -> Regular:
+def _look_at(parsed: Regular) -> _Found | None:
+    """The tensors and the metadata, None where these are wrong, or more than are read."""
+    metadata = parse_texts(parsed.metadata)
+    if metadata is None or 1 + len(metadata) + 4 * len(parsed.tensors) > MAX_NAMES:
+        return None
+    return parsed.named(), metadata
+
+
+def _judge(source: Source, text: bytes) -> _Found:
     """The tensors and the metadata of a header that safetensors takes."""
     place = source.place
     entries = _parse_text(place, text)
@@ -113,7 +124,7 @@ def _judge(source: Source, text: bytes) -> Regular:
         if dtype not in DTYPES:
             raise HeaderError(place, f"tensor {name}", f"one of {', '.join(DTYPES)}", dtype)
         tensors[name] = Tensor((start, end), dtype, tuple(entry["shape"]), name)
-    return Regular(tensors, None, metadata)
+    return tensors, metadata
 
 
 def read_text(source: Source) -> bytes:

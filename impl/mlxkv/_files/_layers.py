@@ -70,7 +70,7 @@ class Content:
     def __init__(self, body: Body) -> None:
         self._body = body
 
-    def read(self, tensor: Tensor) -> bytearray:
+    def read(self, tensor: Tensor) -> bytes:
         """The bytes of a small tensor. Raises `PromptCacheOSError`."""
         return self._body.read(tensor.start, tensor.nbytes)
 
@@ -91,12 +91,12 @@ def check_numbers(place: Place, name: str, tensor: Tensor) -> None:
         raise FieldError(place, name, f"I32 [n], n up to {MAX_NUMBERS}", str(tensor))
 
 
-def numbers_of(data: bytes | bytearray, dtype: str) -> list[int]:
+def numbers_of(data: bytes, dtype: str) -> list[int]:
     """The integers that these bytes are."""
     return list(memoryview(data).cast("i" if dtype == "I32" else "q"))
 
 
-def number_of(data: bytes | bytearray, dtype: str) -> int | bool:
+def number_of(data: bytes, dtype: str) -> int | bool:
     """The integer that these bytes are, or the flag."""
     number = int.from_bytes(data, "little", signed=True)
     return bool(number) if dtype == "BOOL" else number

@@ -25,7 +25,7 @@ def plan(layer: Layer, classes: Mapping[str, Any], keys: Mapping[str, Any]) -> P
     made = Plan(cls, [], [], [], None)
     for name, value in layer.fields.items():
         if isinstance(value, Tensor):
-            made.arrays.append((name, keys[value.name]))
+            made.arrays.append((_field(cls, name), keys[value.name]))
         elif isinstance(value, tuple):
             made.lists.append((name, [None if one is None else keys[one.name] for one in value]))
         else:
@@ -36,6 +36,11 @@ def plan(layer: Layer, classes: Mapping[str, Any], keys: Mapping[str, Any]) -> P
     if layer.name != "CacheList":
         return made
     return made._replace(children=[plan(child, classes, keys) for child in layer.children])
+
+
+def _field(cls: Any, name: str) -> str:
+    """The attribute itself, where a property stands before it: `_keys` behind `keys`."""
+    return f"_{name}" if isinstance(getattr(cls, name, None), property) else name
 
 
 def make(plan: Plan, arrays: Any) -> Any:

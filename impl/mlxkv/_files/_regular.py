@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import mlx.core as mx
 import msgspec
@@ -23,6 +22,9 @@ _MOST = 1 << 62
 _METADATA = b',"__metadata__":'
 _SIZES = {name: dtype.size for name, dtype in DTYPES.items()}
 
+# A dtype, a shape and the bytes.
+Kind: TypeAlias = tuple[str, tuple[int, ...], int]
+
 
 class Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """What the header says of one tensor: its span is counted from the end of the header."""
@@ -40,31 +42,24 @@ class Tensor(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     def nbytes(self) -> int:
         return self.data_offsets[1] - self.data_offsets[0]
 
+    @property
+    def kind(self) -> Kind:
+        return self.dtype, self.shape, self.nbytes
+
     def __str__(self) -> str:
         return f"{self.dtype} {list(self.shape)}"
 
 
-class Arranged(NamedTuple):
-    """Of each tensor its first byte, its end, its place among those that were given and its kind,
-    as they lie in the file; of each which of the kinds it is, in its place; and the bytes of the
-    longest, and of all.
-    """
-
-    spans: list[tuple[int, int, int, int]]
-    which: tuple[int, ...]
-    kinds: list[tuple[str, tuple[int, ...]]]
-    longest: int
-    nbytes: int
-
-
 class Regular(NamedTuple):
-    """The tensors by their names, how they lie, None if they overlap or leave gaps, and the
-    metadata.
+    """The tensors by their names; of each its first byte and its kind; the bytes of all, None where
+    they overlap or leave gaps; and the metadata, still JSON.
     """
 
     tensors: dict[str, Tensor]
-    arranged: Arranged | None
-    metadata: dict[str, str]
+    starts: list[int]
+    kinds: list[Kind]
+    nbytes: int | None
+    metadata: bytes
 
     def named(self) -> dict[str, Tensor]:
         """The tensors, each with its name."""
@@ -73,8 +68,8 @@ class Regular(NamedTuple):
         return self.tensors
 
     def fills(self, nbytes: int) -> bool:
-        """Whether the tensors are that many bytes, without a gap."""
-        return self.arranged is not None and self.arranged.nbytes == nbytes
+        """Whether the tensors are that many bytes without a gap, and each as many as it has."""
+        return self.nbytes == nbytes and all(map(is_sound, self.kinds))
 
 
 _tensors = msgspec.json.Decoder(dict[str, Tensor]).decode
@@ -84,7 +79,8 @@ _texts = msgspec.json.Decoder(dict[str, str]).decode
 def parse(text: bytes) -> Regular | None:
     """The header of that text, None for one that is wrong, or right in some other spelling.
 
-    Each name is there once: the text has one colon for each, and those of the metadata.
+    Each tensor is there once: the text has one colon for each name. Of the metadata it is known
+    only that they have no backslash.
     """
     head, _, tail = text.partition(_METADATA)
     tail = tail.rstrip(b" ")
@@ -92,50 +88,41 @@ def parse(text: bytes) -> Regular | None:
     if b"\\" in text or b"-" in head or tail[-1:] != b"}":
         return None
     try:
-        tensors, metadata = _tensors(head + b"}"), _texts(tail[:-1])
+        tensors = _tensors(head + b"}")
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    colons = tail.count(b":")
-    if colons != len(metadata):
-        colons -= "".join(chain(metadata, metadata.values())).count(":")
-    once = colons == len(metadata) and head.count(b":") == 4 * len(tensors) > 0
-    if not once or 1 + len(metadata) + 4 * len(tensors) > MAX_NAMES or "__metadata__" in tensors:
+    once = head.count(b":") == 4 * len(tensors) > 0
+    if not once or "__metadata__" in tensors:
         return None
-    return Regular(tensors, _arrange(tensors.values()), metadata)
+    spans = [one.data_offsets for one in tensors.values()]
+    kinds = [
+        (one.dtype, one.shape, end - start)
+        for one, (start, end) in zip(tensors.values(), spans, strict=True)
+    ]
+    starts, ends = zip(*sorted(spans), strict=True)
+    whole = starts[0] == 0 and starts[1:] == ends[:-1]
+    nbytes = ends[-1] if whole else None
+    return Regular(tensors, [start for start, _ in spans], kinds, nbytes, tail[:-1])
 
 
-def _arrange(tensors: Iterable[Tensor]) -> Arranged | None:
-    """How the tensors lie; None unless each begins where another one ends."""
-    known: dict[tuple[str, tuple[int, ...]], tuple[int, int]] = {}
-    spans, which = [], []
-    for i, one in enumerate(tensors):
-        start, end = one.data_offsets
-        kind = one.dtype, one.shape
-        found = known.get(kind)
-        if found is None:
-            found = known[kind] = len(known), _size(*kind)
-        number, size = found
-        if end - start != size:
-            return None
-        spans.append((start, end, i, number))
-        which.append(number)
-    spans.sort()
-    at = 0
-    for start, end, _, _ in spans:
-        if start != at:
-            return None
-        at = end
-    longest = max(size for _, size in known.values())
-    return Arranged(spans, tuple(which), list(known), longest, at)
+def parse_texts(text: bytes) -> dict[str, str] | None:
+    """The metadata of a text without backslashes, None for a wrong one, or with a name twice."""
+    try:
+        texts = _texts(text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    colons = text.count(b":")
+    if colons != len(texts):
+        colons -= "".join(chain(texts, texts.values())).count(":")
+    return texts if colons == len(texts) else None
 
 
-def _size(dtype: str, shape: tuple[int, ...]) -> int:
-    """The bytes of a tensor; more than any file has where they cannot be told."""
-    if dtype not in _SIZES:
-        return _MOST
-    size = _SIZES[dtype]
+def is_sound(kind: Kind) -> bool:
+    """Whether the bytes are those of the dtype and the shape, and can be told."""
+    dtype, shape, nbytes = kind
+    size = _SIZES.get(dtype, 0)
     for length in shape:
         size *= length
         if size >= _MOST:
-            return _MOST
-    return size
+            return False
+    return size == nbytes and dtype in _SIZES

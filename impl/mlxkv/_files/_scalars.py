@@ -48,7 +48,7 @@ STATES = {
     "RotatingKVCache": "keys values offset keep max_size _idx",
 }
 CLASSES = sorted((*STATES, "ArraysCache", "CacheList"))
-_STATES = {cache: tuple(names.split()) for cache, names in STATES.items()}
+_STATES = {cache: (f"state ({names})", names.split()) for cache, names in STATES.items()}
 _TENSORS = ("keys", "values", "left_padding")
 _LONGEST_NAME = 64
 KINDS = {
@@ -115,7 +115,7 @@ def check_kind(place: Place, leaf: Tensor, kind: Any) -> None:
         raise FieldError(place, f"tensor {leaf.name}", KINDS[kind], str(leaf))
 
 
-def constant(place: Place, leaf: Tensor, kind: str, data: bytes | bytearray) -> Const:
+def constant(place: Place, leaf: Tensor, kind: str, data: bytes) -> Const:
     """What a tensor of these bytes says, that the file lists as a scalar. Raises `FieldError`."""
     if kind == "none":
         return Const(None)
@@ -145,8 +145,8 @@ class Scalars:
         if place.cache not in STATES:
             expected = f"one of {', '.join(CLASSES)}"
             raise UnknownClassError(place, "class", expected, tell(place.cache))
-        names = _STATES[place.cache]
-        entries = dense(place, f"state ({' '.join(names)})", node, len(names))
+        state, names = _STATES[place.cache]
+        entries = dense(place, state, node, len(names))
         fields = {
             name: self._field(place, name, entry)
             for name, entry in zip(names, entries, strict=True)
