@@ -55,7 +55,7 @@ def carrier(recipe: AnyRecipe) -> npt.NDArray[np.generic]:
 
     All sizes in the recipe's shape are numbers by now. Raises `RecipeError`.
     """
-    shape = tuple(int(size) for size in recipe.shape)
+    shape = tuple(map(int, recipe.shape))
     if math.prod(shape) > MAX_ELEMENTS:
         raise RecipeError(f"an array of shape {shape}: expected at most {MAX_ELEMENTS} elements")
     match recipe:
@@ -81,17 +81,10 @@ def pass_as(array: mx.array, foreign: Literal["list", "numpy"] | None) -> Any:
     return array
 
 
-def make(elements: npt.NDArray[np.generic], dtype: Dtype) -> mx.array:
-    """Return a new MLX array of `dtype` with the elements that `carrier` returned."""
-    array = mx.array(elements)
-    if dtype == "bfloat16":
-        array = array.view(mx.bfloat16)
-    return array
-
-
 def build(recipe: AnyRecipe) -> mx.array:
     """Return a fresh array."""
-    return make(carrier(recipe), recipe.dtype)
+    array = mx.array(carrier(recipe).data)  # type: ignore[arg-type]
+    return array.view(mx.bfloat16) if recipe.dtype == "bfloat16" else array
 
 
 def build_item(item: Any, container: type = list) -> Any:
@@ -109,25 +102,25 @@ def numbers_in(value: Any) -> Any:
 
 
 def _rows(shape: tuple[int, ...], dtype: Dtype, start: int) -> npt.NDArray[np.generic]:
-    return _counting(dtype)[(_row_numbers(shape) + start) % 251]
+    return _counting(dtype)[start % 251 :][_row_numbers(shape)]
 
 
 @lru_cache
 def _counting(dtype: Dtype) -> npt.NDArray[np.generic]:
-    """Return 1 .. 251 in the carrier of `dtype`."""
-    return _encode(np.arange(1, 252, dtype=np.float64), dtype)
+    """Return 1 .. 251 in the carrier of `dtype`, twice."""
+    return _encode(np.tile(np.arange(1, 252, dtype=np.float64), 2), dtype)
 
 
 @lru_cache(maxsize=1024)
-def _row_numbers(shape: tuple[int, ...]) -> npt.NDArray[np.int32]:
-    """Return `i + 3 * l` for row `i` of lane `l`; an array of rank 1 is one lane of rows."""
+def _row_numbers(shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
+    """Return `(i + 3 * l) % 251` for row `i` of lane `l`; of rank 1 it is one lane of rows."""
     if not shape:
-        return np.zeros((), np.int32)
+        return np.zeros((), np.intp)
     axis = max(len(shape) - 2, 0)
     lanes = math.prod(shape[:axis] + shape[axis + 1 :])
-    lane = np.arange(lanes, dtype=np.int32).reshape((*shape[:axis], 1, *shape[axis + 1 :]))
-    row = np.arange(shape[axis], dtype=np.int32).reshape((-1, *(1,) * (len(shape) - axis - 1)))
-    return row + 3 * lane
+    lane = np.arange(lanes).reshape((*shape[:axis], 1, *shape[axis + 1 :]))
+    row = np.arange(shape[axis]).reshape((-1, *(1,) * (len(shape) - axis - 1)))
+    return (row + 3 * lane) % 251
 
 
 def _bits(shape: tuple[int, ...], dtype: Dtype, seed: int) -> npt.NDArray[np.generic]:

@@ -28,7 +28,7 @@ from kvlockstep._growth import growing, growth_step
 from kvlockstep._memento import Memento, arrays_in, exchange
 from kvlockstep._operations import OPERATIONS, Operation, destination, operands, present
 from kvlockstep._side import Handle, Side, walk
-from kvlockstep._sizes import resolve, sizes_of
+from kvlockstep._sizes import all_in, children_of, resolve, sizes_of
 from kvlockstep._snapshots import Raised, freeze, look, settle, snapshots_in
 from kvlockstep._steps import (
     Construct,
@@ -141,7 +141,7 @@ class _Course:
         self.stillness.take(roots if to is None else {*roots, to})
         saved = None
         if self.target.transactional and caches:
-            saved = Memento([one for root in roots for _, one in walk(root, left.slots[root])])
+            saved = Memento(all_in([left.slots[root] for root in roots]))
 
         expected = _attempt(operation, left, step)
         actual = _attempt(operation, right, step)
@@ -197,8 +197,7 @@ class _Course:
     def _exchange(self, new: Mapping[int, mx.array]) -> None:
         """Give all that shares arrays which could not be put back the new ones instead."""
         if new:
-            every = (one for slot, root in self.left.slots.items() for _, one in walk(slot, root))
-            Memento(every).put_back({}, new)
+            Memento(all_in(self.left.slots.values())).put_back({}, new)
             held = self.left.held
             held[:] = [Handle(one.what, exchange(one.value, new)) for one in held]
 
@@ -243,7 +242,7 @@ class _Course:
         for slot, root in self.left.slots.items():
             twin = self.right.slots.get(slot)
             if self.trace.look == "last":
-                for _, cache in walk(slot, root):
+                for cache in all_in([root]):
                     self._note_contents(cache)
                 continue
             still = self.stillness.holds(slot, root, twin)
@@ -259,25 +258,22 @@ class _Course:
             self.findings.compare(place, ("result",), expected, actual)
         self.findings.end_step()
 
-    def _look_into(self, where: Place, root: Any, twin: Any, still: bool) -> None:
-        """Compare the caches in a slot of both sides, all of their fields unless they are still."""
-        caches, twins = walk(where.address, root), dict(walk(where.address, twin))
-        # Children first: what differs in a child shows in its list's state too.
-        for address, cache in reversed(caches):
-            if address not in twins:
-                # Its list has fewer children, or none that can be seen.
-                continue
-            other = twins[address]
-            view = self.view_of(cache, other)
-            if not view.is_same_class:
-                names = type(cache).__name__, type(other).__name__
-                self.findings.add(Place(where.at, where.meaning), ("class",), *names)
-                continue
-            place = where if cache is root else Place(where.at, where.meaning, address)
-            fields = view.stored if still else view.fields
-            compare_fields(self.findings, place, fields, cache, other)
-            if self.unseen:
-                self._note_contents(cache)
+    def _look_into(self, place: Place, root: Any, twin: Any, still: bool) -> None:
+        """Compare a cache of both sides and those in it, all of their fields unless still."""
+        # Children first: what differs in a child shows in its list's state too. A list that has
+        # fewer of them, or none that can be seen, shows that itself.
+        pairs = zip(children_of(root), children_of(twin), strict=False)
+        for number, (child, other) in reversed([*enumerate(pairs)]):
+            inside = Place(place.at, place.meaning, f"{place.address}.{number}")
+            self._look_into(inside, child, other, still)
+        view = self.view_of(root, twin)
+        if not view.is_same_class:
+            names = type(root).__name__, type(twin).__name__
+            self.findings.add(Place(place.at, place.meaning), ("class",), *names)
+            return
+        compare_fields(self.findings, place, view.stored if still else view.fields, root, twin)
+        if self.unseen:
+            self._note_contents(root)
 
     def _look_at_last(self) -> None:
         """Look at the caches of a trace that was not looked at on its way."""

@@ -90,8 +90,7 @@ class Findings:
         # Arrays of the same shape and dtype, whose bytes are yet to be compared.
         self._pairs: list[Awaited] = []
         # Those met in this step: one may be seen in several fields, `keys`, `state`, the result.
-        # They are kept beside their ids, for an id is only unique while its object lives.
-        self._met: dict[tuple[int, int], tuple[mx.array, mx.array]] = {}
+        self._met: dict[mx.array, mx.array] = {}
         # What the reference's arrays held when they were last seen, by their ids.
         self.contents: dict[int, Snapshot] = {}
         self.ended = False
@@ -136,16 +135,16 @@ class Findings:
         self, place: Place, path: Path, expected: mx.array, actual: mx.array
     ) -> bool:
         """Tell whether shape and dtype are the same; the bytes are yet to be compared."""
-        ids = id(expected), id(actual)
-        if ids in self._met:
+        if self._met.get(expected) is actual:
             return True
         shape, dtype = expected.shape, expected.dtype
-        if shape != actual.shape or dtype != actual.dtype:
+        if not (shape == actual.shape and dtype == actual.dtype):
             return False
-        self._met[ids] = expected, actual
+        self._met[expected] = actual
+        seen = id(expected)
         if self._mode == "value":
             expected, actual = expected[...], actual[...]
-        self.contents[ids[0]] = Snapshot(expected, dtype, shape)
+        self.contents[seen] = Snapshot(expected, dtype, shape)
         self._pairs.append((place, path, expected, actual))
         return True
 
@@ -165,8 +164,9 @@ class Findings:
             return False
         met = self._met
         for index, (one, other) in enumerate(zip(expected, actual, strict=True)):
-            if one is not other and (id(one), id(other)) not in met:
-                self.compare(place, (*path, index), one, other)
+            if one is other or (type(one) is mx.array and met.get(one, one) is other):
+                continue
+            self.compare(place, (*path, index), one, other)
         return True
 
     def end_step(self) -> None:

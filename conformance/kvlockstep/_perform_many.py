@@ -6,7 +6,8 @@ from typing import Any
 
 from kvlockstep._arrays import build_item
 from kvlockstep._memento import Memento
-from kvlockstep._side import Side, walk
+from kvlockstep._side import Side
+from kvlockstep._sizes import all_in
 from kvlockstep._steps import (
     Advance,
     Extend,
@@ -23,7 +24,7 @@ from kvlockstep._steps import (
 
 def transfer(side: Side, step: Transfer) -> None:
     cache, other = side.at(step.slot), side.at(step.source)
-    before = Memento(one for _, one in walk("", cache) if hasattr(one, "__dict__"))
+    before = Memento(one for one in all_in([cache]) if hasattr(one, "__dict__"))
     cache.state = other.state
     if not hasattr(type(cache), "meta_state"):
         return

@@ -6,7 +6,7 @@ would make false alarms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -78,6 +78,14 @@ def children_of(cache: Any) -> Sequence[Any]:
         return ()
     children = getattr(cache, "caches", ())
     return children if isinstance(children, (list, tuple)) else ()
+
+
+def all_in(caches: Iterable[Any]) -> list[Any]:
+    """Return some caches, and all that are in them behind those that they are in."""
+    found = [*caches]
+    for cache in found:
+        found += children_of(cache)
+    return found
 
 
 def slot_shapes_of(cache: Any) -> list[tuple[int, ...] | None]:

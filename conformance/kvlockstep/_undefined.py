@@ -15,7 +15,7 @@ import mlx.core as mx
 import kvreference
 from kvlockstep._arrays import numbers_in
 from kvlockstep._recipes import AnyRecipe, Given, Literals, Slice
-from kvlockstep._sizes import Sizes, children_of
+from kvlockstep._sizes import Sizes, all_in
 from kvlockstep._steps import Extract, Filter, Finalize, Quantize, Update
 from kvlockstep._trace import AnyStep
 
@@ -153,7 +153,7 @@ ZONES = (
     ),
     Zone(
         (Finalize, Update),
-        lambda _, cache, __: any(map(_rolls_by_floats, _all_in(cache))),
+        lambda _, cache, __: any(map(_rolls_by_floats, all_in([cache]))),
         "the offset or the lengths of a BatchRotatingKVCache are floating, after trim(1.5) or an "
         "empty list, and a roll by them fails when MLX evaluates it, whenever that may be",
     ),
@@ -165,14 +165,8 @@ _ZONES_OF = {
 }
 
 
-def _all_in(cache: Any) -> Iterator[Any]:
-    yield cache
-    for child in children_of(cache):
-        yield from _all_in(child)
-
-
 def _has(cache: Any, name: str) -> bool:
-    return any(type(one).__name__ == name for one in _all_in(cache))
+    return any(type(one).__name__ == name for one in all_in([cache]))
 
 
 def _rolls_by_floats(cache: Any) -> bool:

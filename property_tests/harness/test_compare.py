@@ -31,6 +31,7 @@ def of_bits(*patterns: int, dtype=mx.float32) -> mx.array:
     return mx.array(np.array(patterns, kind)).view(dtype)
 
 
+ONE = mx.array([1])
 SAME = {
     "numbers": (mx.array([1.0, 2.0]), mx.array([1.0, 2.0])),
     "one NaN payload": (of_bits(0x7FC00001), of_bits(0x7FC00001)),
@@ -39,6 +40,7 @@ SAME = {
     "text": ("causal", "causal"),
     "nested": ((mx.array([1]), [None, 2]), (mx.array([1]), [None, 2])),
     "no rows": (mx.zeros((1, 0, 2)), mx.zeros((1, 0, 2))),
+    "one array twice and two": ((ONE, ONE), (mx.array([1]), mx.array([1]))),
     "a view and a copy": (mx.arange(6)[::2], mx.array([0, 2, 4])),
 }
 OTHER = {
@@ -68,6 +70,9 @@ OTHER = {
     "number and text": (1, "1"),
     "nothing and False": (None, False),
     "nothing and array": (None, mx.array(0)),
+    "nothing and array in a list": ([None], [mx.array(0)]),
+    "array and nothing in a list": ([mx.array(0)], [None]),
+    "one array twice and two": ((ONE, ONE), (mx.array([1]), mx.array([2]))),
     "number and array": (0, mx.array(0)),
     "NumPy's number": (1, np.int64(1)),
     "list and tuple": ([mx.array([1])], (mx.array([1]),)),
