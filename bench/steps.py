@@ -34,7 +34,6 @@ INTERVAL = 0.001
 MODULES = {
     "_snapshots": "look",
     "_views": "look",
-    "_stillness": "look",
     "_watch": "look",
     "_states": "look",
     "_facts": "look",

@@ -38,7 +38,6 @@ from kvlockstep._steps import (
     OnSlot,
     Reserve,
 )
-from kvlockstep._stillness import Stillness
 from kvlockstep._targets import Target
 from kvlockstep._trace import AnyStep, Trace, TraceError
 from kvlockstep._undefined import zone_of
@@ -94,7 +93,6 @@ class _Course:
         self.result = Run()
         self.watch = Watch(self.left, self.result)
         self.findings = Findings(self.target.errors, trace.mode, self.target.own_errors)
-        self.stillness = Stillness()
         self.logged: dict[int, Logged] = {}
 
     def run(self) -> Run:
@@ -137,8 +135,6 @@ class _Course:
         context = self.watch.note(step, name, operation.name, taken, caches, sizes, contents)
         self.logged[index] = Logged(step, name, operation.name, sizes, context)
         roots = {address.partition(".")[0] for address in taken}
-        to = destination(step)
-        self.stillness.take(roots if to is None else {*roots, to})
         saved = None
         if self.target.transactional and caches:
             saved = Memento(all_in([left.slots[root] for root in roots]))
@@ -237,18 +233,12 @@ class _Course:
     ) -> None:
         """Look at all that is alive on both sides, and compare it."""
         self.findings.contents = {}
-        if meaning == "aftermath" or index == len(self.trace.steps) - 1:
-            self.stillness.forget()
-        for slot, root in self.left.slots.items():
-            twin = self.right.slots.get(slot)
-            if self.trace.look == "last":
-                for cache in all_in([root]):
-                    self._note_contents(cache)
-                continue
-            still = self.stillness.holds(slot, root, twin)
-            self._look_into(Place(index, meaning, slot), root, twin, still)
-            if not still and len(self.left.slots) > 1:
-                self.stillness.learn(slot, root, twin)
+        if self.trace.look == "last":
+            for cache in all_in(self.left.slots.values()):
+                self._note_contents(cache)
+        else:
+            for slot, root in self.left.slots.items():
+                self._look_into(Place(index, meaning, slot), root, self.right.slots.get(slot))
         self._look_at_handles(index, "aftermath" if meaning == "aftermath" else "seen")
         if expected is not None or actual is not None:
             # What is kept out of sight shows in results only.
@@ -258,20 +248,20 @@ class _Course:
             self.findings.compare(place, ("result",), expected, actual)
         self.findings.end_step()
 
-    def _look_into(self, place: Place, root: Any, twin: Any, still: bool) -> None:
-        """Compare a cache of both sides and those in it, all of their fields unless still."""
+    def _look_into(self, place: Place, root: Any, twin: Any) -> None:
+        """Compare a cache of both sides, and those in it."""
         # Children first: what differs in a child shows in its list's state too. A list that has
         # fewer of them, or none that can be seen, shows that itself.
         pairs = zip(children_of(root), children_of(twin), strict=False)
         for number, (child, other) in reversed([*enumerate(pairs)]):
             inside = Place(place.at, place.meaning, f"{place.address}.{number}")
-            self._look_into(inside, child, other, still)
+            self._look_into(inside, child, other)
         view = self.view_of(root, twin)
         if not view.is_same_class:
             names = type(root).__name__, type(twin).__name__
             self.findings.add(Place(place.at, place.meaning), ("class",), *names)
             return
-        compare_fields(self.findings, place, view.stored if still else view.fields, root, twin)
+        compare_fields(self.findings, place, view.fields, root, twin)
         if self.unseen:
             self._note_contents(root)
 
@@ -280,8 +270,7 @@ class _Course:
         if self.trace.look == "last" and self.logged:
             where = max(self.logged)
             for slot, root in self.left.slots.items():
-                place = Place(where, "stored", slot)
-                self._look_into(place, root, self.right.slots.get(slot), still=False)
+                self._look_into(Place(where, "stored", slot), root, self.right.slots.get(slot))
             self.findings.end_step()
 
     def _note_contents(self, cache: Any) -> None:
