@@ -12,6 +12,7 @@ itself a divergence, `half changed`, for the ledger to name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import mlx.core as mx
@@ -82,6 +83,7 @@ class _Course:
 
     def __init__(self, lockstep: Lockstep, trace: Trace) -> None:
         self.trace = trace
+        self.looks_last = trace.look == "last"
         self.contract = lockstep.contract
         self.target = lockstep.target
         self.view_of = lockstep.views.of
@@ -131,13 +133,14 @@ class _Course:
         if type(step) is not Hold:
             left.let_go()
             right.let_go()
+        roots = {address.partition(".")[0] for address in taken}
+        inside = all_in([left.slots[root] for root in roots])
+        if self.looks_last and self.trace.mode == "value":
+            self._note_contents(inside)
         contents = self.findings.contents
         context = self.watch.note(step, name, operation.name, taken, caches, sizes, contents)
         self.logged[index] = Logged(step, name, operation.name, sizes, context)
-        roots = {address.partition(".")[0] for address in taken}
-        saved = None
-        if self.target.transactional and caches:
-            saved = Memento(all_in([left.slots[root] for root in roots]))
+        saved = Memento(inside) if self.target.transactional and caches else None
 
         expected = _attempt(operation, left, step)
         actual = _attempt(operation, right, step)
@@ -233,12 +236,11 @@ class _Course:
     ) -> None:
         """Look at all that is alive on both sides, and compare it."""
         self.findings.contents = {}
-        if self.trace.look == "last":
-            for cache in all_in(self.left.slots.values()):
-                self._note_contents(cache)
-        else:
+        if not self.looks_last:
             for slot, root in self.left.slots.items():
                 self._look_into(Place(index, meaning, slot), root, self.right.slots.get(slot))
+        elif self.trace.mode == "in-place":
+            self._note_contents(all_in(self.left.slots.values()))
         self._look_at_handles(index, "aftermath" if meaning == "aftermath" else "seen")
         if expected is not None or actual is not None:
             # What is kept out of sight shows in results only.
@@ -250,12 +252,13 @@ class _Course:
 
     def _look_into(self, place: Place, root: Any, twin: Any) -> None:
         """Compare a cache of both sides, and those in it."""
-        # Children first: what differs in a child shows in its list's state too. A list that has
-        # fewer of them, or none that can be seen, shows that itself.
-        pairs = zip(children_of(root), children_of(twin), strict=False)
-        for number, (child, other) in reversed([*enumerate(pairs)]):
-            inside = Place(place.at, place.meaning, f"{place.address}.{number}")
-            self._look_into(inside, child, other)
+        if children := children_of(root):
+            # Children first: what differs in a child shows in its list's state too. A list that has
+            # fewer of them, or none that can be seen, shows that itself.
+            pairs = zip(children, children_of(twin), strict=False)
+            for number, (child, other) in reversed([*enumerate(pairs)]):
+                inside = Place(place.at, place.meaning, f"{place.address}.{number}")
+                self._look_into(inside, child, other)
         view = self.view_of(root, twin)
         if not view.is_same_class:
             names = type(root).__name__, type(twin).__name__
@@ -263,19 +266,23 @@ class _Course:
             return
         compare_fields(self.findings, place, view.fields, root, twin)
         if self.unseen:
-            self._note_contents(root)
+            self._note_contents([root])
 
     def _look_at_last(self) -> None:
         """Look at the caches of a trace that was not looked at on its way."""
-        if self.trace.look == "last" and self.logged:
+        if self.looks_last and self.logged:
             where = max(self.logged)
             for slot, root in self.left.slots.items():
                 self._look_into(Place(where, "stored", slot), root, self.right.slots.get(slot))
             self.findings.end_step()
 
-    def _note_contents(self, cache: Any) -> None:
-        """Note what the arrays of a reference's cache hold, for a step that has to be undone."""
-        for array in arrays_in(vars(cache).values()):
+    def _note_contents(self, caches: Iterable[Any]) -> None:
+        """Note what the arrays of the reference's caches hold, for a step that has to be undone.
+
+        Only where they are not compared after each step. In value mode before a step, of the caches
+        that it takes; in in-place mode after it, of all, for there what is noted is evaluated.
+        """
+        for array in arrays_in(chain.from_iterable(vars(cache).values() for cache in caches)):
             self.findings.contents[id(array)] = freeze(array, self.trace.mode)
 
     def _look_at_handles(self, index: int, meaning: Meaning) -> None:

@@ -58,7 +58,7 @@ def bytes_of(array: mx.array) -> bytes:
 def bytes_of_all(arrays: Iterable[mx.array]) -> Iterator[bytes]:
     """Return the raw bytes of one array after another."""
     if mx.default_device().type == mx.cpu:
-        return map(bytes, map(memoryview, arrays))  # type: ignore[arg-type]
+        return map(memoryview.tobytes, map(memoryview, arrays))  # type: ignore[arg-type]
     return map(bytes_of, arrays)
 
 
