@@ -287,9 +287,8 @@ class _Course:
 
     def _look_at_handles(self, index: int, meaning: Meaning) -> None:
         """Compare what is still held from earlier steps."""
-        place = Place(index, meaning)
         for one, other in zip(self.left.held, self.right.held, strict=True):
-            what = f"held {one.what}"
+            place, what = Place(index, meaning), f"held {one.what}"
             if one.what != "copy":
                 self.findings.compare(place, (what,), one.value, other.value)
                 continue

@@ -30,7 +30,7 @@ from kvlockstep._trace import AnyStep
 
 MAX_RELATIVE = 2048
 # The fields that may hold arrays with a row for each sequence of a batch.
-_BATCHED = frozenset({"keys", "values", "offset", "left_padding", "lengths", "cache"})
+_BATCHED = ("keys", "values", "offset", "left_padding", "lengths", "cache")
 
 Sizes = dict[str, int]
 
@@ -68,7 +68,7 @@ def sizes_of(cache: Any) -> Sizes:
         "heads": 0 if keys is None else _heads(keys),
         "groups": _groups(keys),
         "step": _integer(getattr(cache, "step", 0)),
-        "batch": min(_batches(cache), default=1),
+        "batch": min(_batches(cache) or [1]),
     }
 
 
@@ -101,9 +101,7 @@ def slot_shapes_of(cache: Any) -> list[tuple[int, ...] | None]:
 def _batches(cache: Any) -> list[int]:
     """Return the batch rows of each array of a cache and of its children."""
     batches = []
-    fields = vars(cache)
-    for name in _BATCHED & fields.keys():
-        value = fields[name]
+    for value in map(vars(cache).get, _BATCHED):
         if isinstance(value, mx.array):
             if value.ndim:
                 batches.append(value.shape[0])
