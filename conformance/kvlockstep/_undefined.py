@@ -16,7 +16,7 @@ import kvreference
 from kvlockstep._arrays import numbers_in
 from kvlockstep._recipes import AnyRecipe, Given, Literals, Slice
 from kvlockstep._sizes import Sizes, all_in
-from kvlockstep._steps import Extract, Filter, Finalize, Quantize, Update
+from kvlockstep._steps import Depends, Extract, Filter, Finalize, Quantize, Update
 from kvlockstep._trace import AnyStep
 
 # What may be in an array whose numbers a trace does not spell out.
@@ -65,6 +65,10 @@ def _integers_in(given: Given | None) -> Iterator[int]:
 
 def _is_zero(number: object) -> bool:
     return isinstance(number, int) and number == 0
+
+
+def _is_empty_list(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and not value
 
 
 def _is_on_cuda() -> bool:
@@ -119,6 +123,11 @@ ZONES = (
         (Update,),
         lambda _, cache, __: getattr(cache, "bits", None) == 1 and _is_on_cuda(),
         _ONE_BIT_ON_CUDA,
+    ),
+    Zone(
+        (Depends,),
+        lambda _, cache, __: _is_empty_list(getattr(cache, "keys", None)),
+        "mx.depends of no arrays kills the process (SIGSEGV)",
     ),
     Zone(
         (Filter,),

@@ -25,6 +25,7 @@ from kvlockstep._recipes import Literals, Rows, Slice
 from kvlockstep._settings import Settings
 from kvlockstep._steps import (
     Construct,
+    Depends,
     Extract,
     Filter,
     Finalize,
@@ -32,6 +33,7 @@ from kvlockstep._steps import (
     Prepare,
     Quantize,
     SetItem,
+    SetState,
     Trim,
     Update,
 )
@@ -79,7 +81,8 @@ NOTHING, ONE_BIT = "array that has none", "with bits=1"
 NONE = [Update(keys=Rows(shape=shape)) for shape in ((1, 1, 0, 64), (1, 0, 2, 64), (0, 1, 2, 64))]
 NONE.append(Update(keys=Rows(shape=(1, 1, 2, 64)), values=Rows(shape=(1, 1, 0, 64))))
 QUANTIZED = construct("QuantizedKVCache", group_size=32)
-STEPS = "a slice's step of 0"
+STEPS, DEPENDS = "a slice's step of 0", "mx.depends of no arrays"
+RING_OF_ONE = construct("RotatingKVCache", max_size=4)
 TABLE = Literals(shape=(2, 1), dtype="int32", values=(0, 3))
 # What enters a zone, by the reason: steps of which the last one is left out, in these releases.
 INSIDE = [
@@ -89,6 +92,8 @@ INSIDE = [
     (NOTHING, (construct(), NONE[1], Quantize(group_size=32)), RELEASES),
     (ONE_BIT, (construct("QuantizedKVCache", bits=1), WIDE), RELEASES),
     (ONE_BIT, (construct(), WIDE, Quantize(bits=1)), RELEASES),
+    (DEPENDS, (construct(), SetState(state=((), (), 0)), Depends()), (NEW,)),
+    (DEPENDS, (RING_OF_ONE, SetState(state=((), ()), as_list=True), Depends()), (OLD,)),
     (READS, (*BATCH, Filter(indices=(3,))), RELEASES),
     (READS, (*BATCH, Filter(indices=(0, -4), as_list=True)), RELEASES),
     (READS, (*BATCH, Filter(indices=("batch",))), RELEASES),
@@ -123,6 +128,9 @@ OUTSIDE = [
     (construct("QuantizedKVCache", bits=2), WIDE),
     (construct(), WIDE, Quantize(bits=2)),
     (construct(), NONE[0]),
+    (construct(), Depends()),
+    (construct(), WIDE, Depends()),
+    (QUANTIZED, WIDE, Depends()),
     (construct(), Quantize(group_size=32)),
     (*BATCH, Filter(indices=(2, -3))),
     (*BATCH, Filter(indices=())),
