@@ -15,7 +15,7 @@ import mlx.core as mx
 import kvreference
 from kvlockstep._arrays import numbers_in
 from kvlockstep._recipes import AnyRecipe, Given, Literals, Slice
-from kvlockstep._sizes import Sizes, all_in
+from kvlockstep._sizes import Sizes, all_in, children_of
 from kvlockstep._steps import Depends, Extract, Filter, Finalize, Quantize, Update
 from kvlockstep._trace import AnyStep
 
@@ -162,7 +162,7 @@ ZONES = (
     ),
     Zone(
         (Finalize, Update),
-        lambda _, cache, __: any(map(_rolls_by_floats, all_in([cache]))),
+        lambda _, cache, __: _rolls_by_floats(cache),
         "the offset or the lengths of a BatchRotatingKVCache are floating, after trim(1.5) or an "
         "empty list, and a roll by them fails when MLX evaluates it, whenever that may be",
     ),
@@ -181,7 +181,7 @@ def _has(cache: Any, name: str) -> bool:
 def _rolls_by_floats(cache: Any) -> bool:
     lengths = getattr(cache, "_lengths", None)
     if lengths is None:
-        return False
+        return any(map(_rolls_by_floats, children_of(cache)))
     return any(
         isinstance(counts, mx.array) and mx.issubdtype(counts.dtype, mx.floating)
         for counts in (cache.offset, lengths)
