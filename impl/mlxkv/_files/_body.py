@@ -50,13 +50,11 @@ class Body:
 
     def read(self, start: int, size: int) -> bytes:
         """That many bytes. Raises `PromptCacheOSError`."""
-        if self._nbytes > self._few:
-            return self._read(size, [start])[0]
-        return self._read_whole()[start : start + size]
+        return self.read_texts(size, [start])[0]
 
     def read_texts(self, size: int, starts: Iterable[int]) -> list[bytes]:
         """That many bytes from each of these on. Raises `PromptCacheOSError`."""
-        if self._nbytes <= WINDOW:
+        if self._nbytes <= self._few:
             whole = self._read_whole()
             return [whole[start : start + size] for start in starts]
         return self._read(size, starts)
