@@ -14,7 +14,8 @@ DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 class State(NamedTuple):
     """A class, its arguments and what is done to it: u3 updates 3 tokens, t2 trims, f the front.
 
-    l1,2 prepares left padding, r0,1 right padding for the next update, g0,1 filters rows.
+    l1,2 prepares left padding, r0,1 right padding for the next update, g0,1 filters rows; m9,5 as
+    the first one merges caches of 9 and 5 tokens instead.
     """
 
     cls: str
@@ -52,12 +53,13 @@ _STEPS = {
     ),
     "BatchKVCache": (
         ([0, 2],),
-        "|u1|u3|u256|u300|u3 t1|u3 u1|l1,0 u3|r0,1 u3 u1|u3 g1|u3 g1,0 u1|u255 u1 u1|u3 u1 t2 u2",
+        "|u1|u3|u256|u300|u3 t1|u3 u1|l1,0 u3|r0,1 u3 u1|u3 g1|u3 g1,0 u1|u255 u1 u1|u3 u1 t2 u2"
+        "|m3,5|m5,1 u1|m2,3 r0,2 u3 u1",
     ),
     "BatchRotatingKVCache": (
         (4, [0, 2]),
         "|u1|u3|u1 u1 u1 u1|u3 u1 u1|u9|u9 u1|u9 u1 u1 u1 u1|u3 t1|l1,0 u3|r0,1 u3 u1|u3 u1 u1 g1"
-        "|u3 g1,0 u3",
+        "|u3 g1,0 u3|m9,2|m2,3|m4,9 u1|m9,7 u1 u3 u1|m9,2 r0,2 u3 u1|m9,3 u3 g0|m1,9 g0 u1",
     ),
 }
 _MORE = {"RotatingKVCache": (8, 0), "QuantizedKVCache": (64, 4), "BatchKVCache": ([1],)}
@@ -77,15 +79,34 @@ EVERY = list(states())
 
 def make(module: Any, state: State) -> Any:
     """The cache, by the module's class of that name."""
-    cache = getattr(module, state.cls)(*state.args)
-    for position, step in enumerate(state.steps.split()):
+    steps = state.steps.split()
+    if state.steps.startswith("m"):
+        cache = merged(module, state, _numbers(steps.pop(0)))
+    else:
+        cache = getattr(module, state.cls)(*state.args)
+    for position, step in enumerate(steps):
         do(cache, step, state, position)
     return cache
 
 
+def merged(module: Any, state: State, lengths: list[int]) -> Any:
+    """A batch of single caches of that many tokens, which a ring takes one by one."""
+    single = getattr(module, state.cls.removeprefix("Batch"))
+    ring = state.cls == "BatchRotatingKVCache"
+    made = [single(state.args[0]) if ring else single() for _ in lengths]
+    for cache, tokens in zip(made, lengths, strict=True):
+        for position in range(tokens):
+            update(cache, 1, state, position)
+    return single.merge(made)
+
+
+def _numbers(step: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", step)]
+
+
 def do(cache: Any, step: str, state: State, position: int = 0) -> Any:
     """One step; returns what it returns."""
-    kind, numbers = step[0], [int(number) for number in re.findall(r"\d+", step)]
+    kind, numbers = step[0], _numbers(step)
     match kind:
         case "u":
             return update(cache, numbers[0], state, position)
@@ -104,7 +125,7 @@ def do(cache: Any, step: str, state: State, position: int = 0) -> Any:
 
 def update(cache: Any, tokens: int, state: State, position: int) -> Any:
     """Store rows of which every number is its own; right padding is applied at once."""
-    batch = cache.left_padding.shape[0] if state.cls.startswith("Batch") else 1
+    batch = cache.left_padding.shape[0] if hasattr(cache, "left_padding") else 1
     head_dim = 64 if state.wide else 2
     numbers = mx.arange(batch * 2 * tokens * head_dim).reshape(batch, 2, tokens, head_dim)
     rows = (numbers % 97 + 100 * position).astype(state.dtype)

@@ -147,14 +147,23 @@ def steps() -> st.SearchStrategy[str]:
 @settings(max_examples=60, deadline=None)
 @given(
     cls=st.sampled_from(["KVCache", "RotatingKVCache", "BatchKVCache", "BatchRotatingKVCache"]),
+    merged=st.lists(st.integers(1, 20), min_size=1, max_size=3),
     steps=steps(),
     size=st.integers(2, 8),
     keep=st.integers(0, 1),
 )
 def test_random_histories(
-    tmp_path_factory: Any, release: str, cls: str, steps: str, size: int, keep: int
+    tmp_path_factory: Any,
+    release: str,
+    cls: str,
+    merged: list[int],
+    steps: str,
+    size: int,
+    keep: int,
 ) -> None:
     """Whatever was done to a cache, its file is the release's and is not refused."""
+    if cls.startswith("Batch") and len(merged) > 1:
+        steps = f"m{','.join(map(str, merged))} {steps}"
     args = {"KVCache": (), "RotatingKVCache": (size, keep), "BatchKVCache": ([0, 1],)}
     contract = contract_of(release)
     state = State(cls, args.get(cls, (size, [0, 1])), steps)

@@ -115,7 +115,11 @@ def check_chunk(place: Place, fields: dict[str, Any], rows: int) -> None:
 def check_padding(
     place: Place, content: Content, fields: dict[str, Any], buffers: Buffers, columns: int
 ) -> None:
-    """Raise unless offset + left_padding is `columns`, those in use, in every batch row."""
+    """Raise unless offset + left_padding is `columns`, those in use, in every batch row.
+
+    A row of a ring may have lost tokens before it was merged: it has seen `max_size` at least, and
+    more than its columns tell.
+    """
     offset = tensor(place, "offset", fields["offset"])
     left = tensor(place, "left_padding", fields["left_padding"])
     offsets = content.numbers(place, "offset", offset)
@@ -126,7 +130,9 @@ def check_padding(
             expected = f"{batch} numbers, one a batch row" if batch else "a batch row"
             raise FieldError(place, name, expected, f"{len(numbers)}")
     for row, (tokens, padding) in enumerate(zip(offsets, lefts, strict=True)):
-        if tokens + padding != columns:
+        lost = tokens + padding - columns
+        may_lose = "max_size" in fields and fields["max_size"] <= tokens <= MAX_TOKENS
+        if lost and not (may_lose and lost > 0 and padding < columns):
             expected = f"{columns - tokens} for {columns} columns in use and offset {tokens}"
             raise FieldError(place, f"left_padding[{row}]", expected, str(padding))
 
