@@ -48,7 +48,7 @@ def same_scalar(expected: object, actual: object) -> bool:
     return type(expected).__name__ == type(actual).__name__
 
 
-def is_unset(field: str, error: Exception) -> bool:
+def is_unset(field: str, error: BaseException) -> bool:
     """Tell whether the reference never set a private field: there is nothing to compare.
 
     What comes of it shows in the outcome of the operations that need it.

@@ -28,6 +28,7 @@ from kvlockstep._jobs import CORPUS
 from kvlockstep._search import seeded_bytes
 from kvlockstep._settings import Settings
 from kvlockstep._shrink import shrink
+from kvlockstep._snapshots import CAUGHT
 from kvlockstep._targets import Target, TargetError, contracts_of, load_target
 from kvlockstep._trace import Mode, Trace, dumps, read
 from kvlockstep._workers import cores, pool
@@ -244,7 +245,7 @@ def _contract(target: Target) -> Contract:
         surfaces = {
             name: surface_of(module, kind) for name, kind in CACHES.items() if hasattr(module, name)
         }
-    except Exception as error:
+    except CAUGHT as error:
         raise TargetError(f"target {target.spec!r} cannot be driven: {error!r}") from error
     file = Path(getattr(module, "__file__", None) or module.__name__)
     reference = kvreference.Reference(target.spec, module, module, file)

@@ -30,7 +30,7 @@ from kvlockstep._memento import Memento, arrays_in, exchange
 from kvlockstep._operations import OPERATIONS, Operation, destination, operands, present
 from kvlockstep._side import Handle, Side, walk
 from kvlockstep._sizes import all_in, children_of, resolve, sizes_of
-from kvlockstep._snapshots import Raised, freeze, look, settle, snapshots_in
+from kvlockstep._snapshots import CAUGHT, Raised, freeze, look, settle, snapshots_in
 from kvlockstep._steps import (
     Construct,
     Depends,
@@ -370,5 +370,5 @@ def _attempt(operation: Operation, side: Side, step: AnyStep) -> Any:
         return operation.perform(side, step)
     except RecipeError:
         raise
-    except Exception as error:
+    except CAUGHT as error:
         return Raised.of(error)

@@ -22,7 +22,7 @@ from kvlockstep._origin import origin_of
 from kvlockstep._scout import Key, keys_from, trace_of, undeclared
 from kvlockstep._settings import Settings
 from kvlockstep._shrink import shrink
-from kvlockstep._snapshots import Raised
+from kvlockstep._snapshots import CAUGHT, Raised
 from kvlockstep._surface import compare_surfaces
 from kvlockstep._trace import Trace
 
@@ -90,7 +90,7 @@ def judge(case: Case) -> Verdict:
                     engines[release] = engine
         except HangError:
             return Verdict("hang", time.process_time() - start, by="import")
-        except Exception as error:
+        except CAUGHT as error:
             return Verdict("import", time.process_time() - start, by=type(error).__name__)
         return _search(case, engines, start)
 

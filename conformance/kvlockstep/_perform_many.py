@@ -8,6 +8,7 @@ from kvlockstep._arrays import build_item
 from kvlockstep._memento import Memento
 from kvlockstep._side import Side
 from kvlockstep._sizes import all_in
+from kvlockstep._snapshots import CAUGHT
 from kvlockstep._steps import (
     Advance,
     Extend,
@@ -30,7 +31,7 @@ def transfer(side: Side, step: Transfer) -> None:
         return
     try:
         cache.meta_state = other.meta_state
-    except Exception:
+    except CAUGHT:
         # Two assignments are one step: where the second fails, the first is undone.
         before.put_back({})
         raise

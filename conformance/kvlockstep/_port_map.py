@@ -24,6 +24,7 @@ import kvreference
 from kvlockstep._caches import CACHES, make_cache
 from kvlockstep._compare import Errors
 from kvlockstep._contract import TESTED_FUNCTIONS, Level, contract_of
+from kvlockstep._snapshots import CAUGHT
 from kvlockstep._stand_ins import Outfit, Renamed, Wardrobe, bare, module_of
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$(?!\n)")]
@@ -139,7 +140,7 @@ class _Loader:
             if self.read.skip_init:
                 _stand_for_packages(name)
             module = importlib.import_module(name)
-        except Exception as error:
+        except CAUGHT as error:
             raise PortMapError(
                 f"{self.path}: module {name!r} cannot be imported: {type(error).__name__}: {error}"
             ) from error
@@ -221,7 +222,7 @@ def _check_attributes(path: Path, outfits: Iterable[Outfit], module: ModuleType)
             continue
         try:
             has = dir(bare(make_cache(module, CACHES[outfit.name].sample)))
-        except Exception:
+        except CAUGHT:
             # It cannot be made at all: the smoke test says so.
             continue
         for name, port in outfit.attributes.items():

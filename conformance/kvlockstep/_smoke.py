@@ -13,6 +13,7 @@ import mlx.core as mx
 from kvlockstep._caches import CACHES, CacheKind, make_cache
 from kvlockstep._contract import Contract
 from kvlockstep._explain import tell_made
+from kvlockstep._snapshots import CAUGHT
 from kvlockstep._steps import Made
 from kvlockstep._targets import Target
 
@@ -60,6 +61,6 @@ def _drive(module: Any, kind: CacheKind) -> str | None:
             kinds = ", ".join(type(array).__name__ for array in arrays)
             return f"{doing}: expected mlx.core.array, got {kinds}"
         mx.eval(arrays)
-    except Exception as error:
+    except CAUGHT as error:
         return f"{doing}: expected no error, got {type(error).__name__}: {error}"
     return None

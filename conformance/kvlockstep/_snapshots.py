@@ -21,6 +21,10 @@ from msgspec import Struct
 
 from kvlockstep._trace import Mode
 
+# What a port may raise and be told of it. `SystemExit` too: a process that a port could end would
+# end with the status that the port says, and 0 stands for "conforms".
+CAUGHT = (Exception, SystemExit)
+
 _VOLATILE = re.compile(r"0x[0-9a-f]+|\b(?:\w+\.)+(?=[A-Z])")
 
 
@@ -72,11 +76,11 @@ def settled(array: mx.array, failed: str) -> Snapshot:
 class Raised(Struct, frozen=True, eq=False):
     """An error that an operation or an attribute raised; `module` is where, if that is known."""
 
-    error: Exception
+    error: Exception | SystemExit
     module: str = ""
 
     @classmethod
-    def of(cls, error: Exception) -> Raised:
+    def of(cls, error: Exception | SystemExit) -> Raised:
         """The error without its traceback, and the module of the innermost code."""
         place = error.__traceback__
         while place is not None and place.tb_next is not None:
@@ -135,7 +139,7 @@ def look(cache: Any, read: Callable[[Any], Any]) -> Any:
     """Return what a field of a cache holds. An error is a value too."""
     try:
         return read(cache)
-    except Exception as error:
+    except CAUGHT as error:
         return Raised(error.with_traceback(None))
 
 

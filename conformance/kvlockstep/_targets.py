@@ -31,6 +31,7 @@ import kvreference
 from kvlockstep._compare import Errors
 from kvlockstep._contract import Level
 from kvlockstep._port_map import PortMap, PortMapError, load_map, read_map
+from kvlockstep._snapshots import CAUGHT
 
 DECLARATION = "KVLOCKSTEP"
 
@@ -162,7 +163,7 @@ def _import(name: str) -> Any:
         sys.path.append(here)
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except CAUGHT as error:
         raise TargetError(
             f"target module {name!r} cannot be imported: {type(error).__name__}: {error}. "
             "Is it installed in this environment?"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from kvlockstep._compare import is_unset
 from kvlockstep._contract import DERIVED, Contract, Level
 from kvlockstep._findings import Findings, Place
-from kvlockstep._snapshots import Field, Raised, field_of
+from kvlockstep._snapshots import CAUGHT, Field, Raised, field_of
 from kvlockstep._targets import Target
 
 
@@ -75,13 +75,13 @@ def compare_fields(
         where = derived if is_derived else place
         try:
             one = read(ours)
-        except Exception as error:
+        except CAUGHT as error:
             if is_unset(name, error):
                 continue
             one, where = Raised(error.with_traceback(None)), derived
         try:
             other = read(theirs)
-        except Exception as error:
+        except CAUGHT as error:
             other = Raised.of(error)
         if one is not other:
             compare(where, (prefix + name,) if prefix else path, one, other)

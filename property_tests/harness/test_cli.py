@@ -136,6 +136,21 @@ def test_run_of_a_bad_adapter(run_gate, make_port):
     assert "could not run: 2 jobs, 0 steps" in flat(done.output)
 
 
+@pytest.mark.parametrize("exits", ["__init__", "update_and_fetch"])
+def test_run_of_a_port_that_exits(run_gate, make_port, exits):
+    """A port that ends the process with 0 does not conform thereby."""
+    done = run_gate(
+        make_port(
+            "class KVCache(release.KVCache):\n"
+            f"    def {exits}(self, *_):\n"
+            "        raise SystemExit(0)\n"
+        )
+    )
+
+    assert done.exit_code == 2
+    assert "got SystemExit: 0. The adapter, not the cache, is wrong." in flat(done.output)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

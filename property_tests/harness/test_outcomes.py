@@ -52,6 +52,18 @@ def test_error_of_the_target_alone():
     assert run.divergences[0].expected == 1
 
 
+def test_port_that_would_end_the_process():
+    """A port that exits, in an operation or in a field, is told of it and ends nothing."""
+
+    class KVCache(raising(SystemExit(0))):
+        def size(self):
+            raise SystemExit(0)
+
+    run = lockstep_with(KVCache).run(trace_of(construct(), update(1), Trim(n=1)))
+
+    assert shown(run) == [(0, "size()"), (2, "raises SystemExit")]
+
+
 def test_caches_do_not_outlive_a_trace_that_raises():
     """An error that was raised over another one holds frames, and those what was made of it."""
     made = []

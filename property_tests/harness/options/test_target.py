@@ -59,6 +59,16 @@ def test_module_that_fails_on_import_cannot_run(run_pytest, make_port):
     assert "cannot be imported: RuntimeError: no accelerator here" in ran.out
 
 
+def test_module_that_exits_on_import_cannot_run(run_pytest, make_port):
+    """Nor is one that would end the process, with whatever status."""
+    target = make_port("raise SystemExit(0)")
+
+    ran = run_pytest("surface", f"--target={target}")
+
+    assert ran.status == 2
+    assert "cannot be imported: SystemExit: 0" in ran.out
+
+
 def test_contract_that_is_not_pinned_cannot_run(run_pytest, make_port):
     """A module that follows a release which is not pinned is told so, with exit status 2."""
     ran = run_pytest("smoke", f"--target={make_port(contract='9.9.9')}")
