@@ -60,6 +60,12 @@ def _run_surface(job: Job, settings: Settings, report: JobReport) -> None:
 
 def _run_smoke(job: Job, settings: Settings, report: JobReport) -> None:
     contract, target = contract_of(job.release), load_target(settings.target, job.release)
+    asked = [name for name in settings.caches if name in contract.surfaces]
+    if asked and not any(hasattr(target.module, name) for name in asked):
+        has = ", ".join(name for name in contract.surfaces if hasattr(target.module, name))
+        report.broken.append(
+            f"cache {', '.join(asked)}: expected one that {target.spec} has: {has or 'none'}"
+        )
     report.broken += smoke(contract, target)
 
 

@@ -149,7 +149,10 @@ def ledger_of(settings: Settings) -> Ledger:
 def check_ledger(ledger: Ledger, target: str) -> None:
     """Raise `LedgerError` for a ledger of another target, or with entries that nothing matches."""
     if not f"{target}.".startswith(f"{ledger.target}."):
-        raise LedgerError(f"{ledger.path}: expected a ledger for {target}, got {ledger.target}")
+        raise LedgerError(
+            f"{ledger.path}: expected a ledger for {target}, got one for {ledger.target}; "
+            "--ledger names another"
+        )
     known = (*CACHES, FUNCTIONS)
     for entry in ledger.entries:
         if entry.cache not in known:

@@ -136,6 +136,17 @@ def test_run_of_a_bad_adapter(run_gate, make_port):
     assert "could not run: 2 jobs, 0 steps" in flat(done.output)
 
 
+def test_run_of_a_class_that_the_port_has_not(run_gate, make_port):
+    """Where nothing that was asked for is there, nothing conforms."""
+    target = make_port("del KVCache, ArraysCache")
+
+    done = run_gate(target, "--cache=ArraysCache")
+
+    assert done.exit_code == 2
+    told = f"cache KVCache, ArraysCache: expected one that {target} has: ConcatenateKVCache, "
+    assert told in flat(done.output)
+
+
 @pytest.mark.parametrize("exits", ["__init__", "update_and_fetch"])
 def test_run_of_a_port_that_exits(run_gate, make_port, exits):
     """A port that ends the process with 0 does not conform thereby."""
@@ -477,6 +488,19 @@ def test_ledger_add_refuses(cli, make_port, trim_file, tmp_path, words, told):
     assert done.stderr.startswith("could not run: ")
     assert told in done.stderr
     assert list(ledger.parent.rglob("*")) == []
+
+
+def test_ledger_add_refuses_the_ledger_of_another_port(cli, make_port, trim_file, tmp_path):
+    """What one port means is not written into another one's ledger, ours by default."""
+    target, ledger = make_port(TRIM_SAYS_TOO_MANY), tmp_path / "ledger.toml"
+    ledger.write_text('version = 1\ntarget = "py:another_port"\n')
+
+    done = add(cli, trim_file, target, ledger, *WHY)
+
+    assert done.exit_code == 2
+    assert f"expected a ledger for {target}, got one for py:another_port" in done.stderr
+    assert ledger.read_text() == 'version = 1\ntarget = "py:another_port"\n'
+    assert list(tmp_path.rglob("traces")) == []
 
 
 def test_ledger_add_refuses_a_second_entry_of_the_name(cli, make_port, tmp_path):

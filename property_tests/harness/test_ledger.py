@@ -158,8 +158,8 @@ def test_witness_that_cannot_be_read_is_refused(tmp_path, witness, told):
 @pytest.mark.parametrize(
     ("changes", "target", "told"),
     [
-        ({}, "py:other", "expected a ledger for py:other, got py:port"),
-        ({}, "py:portable", "expected a ledger for py:portable, got py:port"),
+        ({}, "py:other", "expected a ledger for py:other, got one for py:port"),
+        ({}, "py:portable", "expected a ledger for py:portable, got one for py:port"),
         ({"cache": "Paged"}, "py:port", "'one-too-many': cache: expected one of KVCache, "),
         ({"releases": ("0.32.9",)}, "py:port", "'one-too-many': releases: expected some of"),
     ],

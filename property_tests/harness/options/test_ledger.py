@@ -99,7 +99,7 @@ def test_ledger_of_another_target_cannot_run(run_pytest, make_port, tmp_path):
     ran = run_pytest("ledger", f"--target={target}", f"--ledger={ledger}")
 
     assert ran.status == 2
-    expected = f"{ledger}: expected a ledger for {target}, got py:another_port"
+    expected = f"{ledger}: expected a ledger for {target}, got one for py:another_port"
     assert f"could not run: {expected}" in ran.out
 
 
