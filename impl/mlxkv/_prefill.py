@@ -1,4 +1,4 @@
-"""Filling caches with a prompt, chunk by chunk, in the memory of one chunk."""
+"""Filling caches with a prompt, chunk by chunk, beside them in the memory of one chunk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlxkv._backed import BackedCache
+from mlxkv._chunked import ChunkedKVCache
 from mlxkv._errors import CacheError, TokensError
 from mlxkv._list import CacheList
 from mlxkv._quantized import quantize
@@ -76,8 +77,9 @@ def prefill(
     All tokens but the last go in chunks of `step_size` (at least 1), then the last one alone:
     what mlx-lm's `generate_step` does, with the same bytes. After each chunk every cache is
     materialized, its buffers themselves and not the slices of its state, so that the lazy graph
-    never spans two chunks and memory does not grow with their number. The port's caches are told
-    the length first (`reserve`), so that no buffer is copied as it grows. `on_progress` is called
+    never spans two chunks, and what is not held in the caches does not grow with their number. The
+    port's caches that keep all tokens are told the length first (`reserve`), so that no buffer is
+    copied as it grows. `on_progress` is called
     with the tokens done and all tokens: before the first chunk, after each, and at the end.
 
     With `kv_bits` caches are quantized once their offset is `quantized_kv_start` or more; what
@@ -126,8 +128,13 @@ def to_prompt(tokens: Any) -> mx.array:
 
 
 def announce(cache: Iterable[Any], tokens: int) -> None:
-    """Reserve room for that many tokens more in each cache, or child of one, that can."""
+    """Reserve room for that many tokens more in each cache, or child of one, that can.
+
+    Not in one that forgets its first tokens on the way: it never holds as many.
+    """
     for one in cache:
+        if isinstance(one, ChunkedKVCache) and one.chunk_size is not None:
+            continue
         if isinstance(one, BackedCache):
             one.reserve(one.offset + tokens)
         elif isinstance(one, CacheList):

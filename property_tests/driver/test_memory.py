@@ -39,3 +39,28 @@ def test_flat_in_the_number_of_chunks(
     few, many = peak(model, rings(), 4), peak(model, rings(), 16)
     assert (many < 1.1 * few) is barrier
     assert (many > 1.5 * few) is not barrier
+
+
+class Forgetful:
+    """A model whose layers forget all but their last chunk before each update."""
+
+    def __call__(self, tokens: mx.array, cache: list[Any]) -> mx.array:
+        rows = mx.zeros((1, 4, tokens.shape[1], 64))
+        for one in cache:
+            one.maybe_trim_front()
+            one.update_and_fetch(rows, rows)
+        return mx.zeros((*tokens.shape, 5))
+
+
+def test_chunked_caches_hold_their_chunk(contract: ModuleType) -> None:
+    """A cache that forgets is not given room for the whole prompt."""
+
+    def held(chunks: int) -> int:
+        rows = contract.KVCache.step  # 0.31 trims what is full.
+        cache = contract.ChunkedKVCache(rows)
+        before = mx.get_active_memory()
+        prefill(Forgetful(), mx.zeros(chunks * rows + 1, mx.int32), [cache], rows)
+        mx.clear_cache()
+        return mx.get_active_memory() - before
+
+    assert held(32) < 2 * held(4)
