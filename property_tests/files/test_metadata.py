@@ -24,6 +24,10 @@ SAVED: list[Any] = [
     ["a", "b"],
     "text",
     {"a": "\n\0 ü 🦆"},
+    {"model": "m", "1732375731": "x"},
+    {"created": {"1732375731": "note", "by": "me"}},
+    {"0": "a", " 7": "b", "x.20261123": "c", "x.y": "d"},
+    [str(i) for i in range(5000)],
 ]
 
 
@@ -36,7 +40,7 @@ def both(contract: Contract, folder: Path, metadata: Any) -> None:
     assert contract.port.load_prompt_cache(theirs, return_metadata=True)[1] == expected
 
 
-@pytest.mark.parametrize("metadata", SAVED, ids=repr)
+@pytest.mark.parametrize("metadata", SAVED, ids=lambda metadata: repr(metadata)[:60])
 def test_metadata_goes_round(contract: Contract, tmp_path: Path, metadata: Any) -> None:
     """Nested, numbered, empty: bytes and what is loaded are the release's."""
     both(contract, tmp_path, metadata)
@@ -83,6 +87,26 @@ def test_keys_that_would_never_end(contract: Contract, tmp_path: Path, keys: Any
     mx.save_safetensors(path, tensors, {**metadata, **more})
     with pytest.raises(mlxkv.LayoutError, match="one of the two"):
         contract.port.load_prompt_cache(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ({"1732375731": "x"}, "numbers up to 4096"),
+        ({"model": "m", "created": {"1732375731": "x"}}, "numbers up to 4096"),
+        ({"a": "x", "a.": "y"}, "one of the two"),
+        ({".".join("a" * 100): "x"}, "64 parts"),
+    ],
+    ids=["number", "number below", "dots", "parts"],
+)
+def test_what_could_not_be_loaded_is_not_saved(
+    contract: Contract, tmp_path: Path, metadata: Any, told: str
+) -> None:
+    """Metadata that no load of the port would read are refused first; nothing is written."""
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(mlxkv.NotSavableError, match=told):
+        contract.port.save_prompt_cache(str(path), [make(contract.port, EVERY[1])], metadata)
+    assert not path.exists()
 
 
 def test_a_default_that_is_not_shared(contract: Contract, tmp_path: Path) -> None:

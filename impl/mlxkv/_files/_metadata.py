@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mlx.utils import tree_flatten, tree_unflatten
@@ -16,8 +17,8 @@ _MAX_INDEX = 4096
 def flatten_metadata(place: Place, metadata: Any, prefix: str) -> dict[str, str]:
     """The entries of a dictionary, or a list, of strings, as "<prefix>.<key>".
 
-    Raises `NotSavableError` for what mlx cannot save, and where two entries get one name, of
-    which mlx-lm would drop the first.
+    Raises `NotSavableError` for what mlx cannot save, where two entries get one name, of which
+    mlx-lm would drop the first, and for names that `unflatten_metadata` would not read.
     """
     entries = tree_flatten(metadata, f".{prefix}")
     flat = dict(entries)
@@ -33,6 +34,8 @@ def flatten_metadata(place: Place, metadata: Any, prefix: str) -> dict[str, str]
     if len(flat) < len(entries):
         got = f"{len(entries)} entries, {len(flat)} names"
         raise NotSavableError(place, "metadata", "a name of its own for each entry", got)
+    if (wrong := _unreadable(name.partition(".")[2] for name in flat)) is not None:
+        raise NotSavableError(place, "metadata", *wrong)
     return flat
 
 
@@ -43,21 +46,39 @@ def unflatten_metadata(place: Place, flat: dict[str, str]) -> Any:
     """
     if not flat:
         return {}
-    ends: dict[str, str] = {}
-    for name in flat:
-        parts = name.split(".")
-        if len(parts) > _MAX_PARTS or any(map(_too_large, parts)):
-            expected = f"up to {_MAX_PARTS} parts, numbers up to {_MAX_INDEX}"
-            raise LayoutError(place, "metadata", expected, tell(name))
-        # mlx-lm takes a dot at the end for an empty part, and never comes to an end with both.
-        other = ends.setdefault(name.rstrip("."), name)
-        if other != name:
-            raise LayoutError(place, "metadata", "one of the two", f"{tell(other)}, {tell(name)}")
+    if (wrong := _unreadable(flat)) is not None:
+        raise LayoutError(place, "metadata", *wrong)
     return tree_unflatten(list(flat.items()))
 
 
-def _too_large(part: str) -> bool:
+def _unreadable(flat: Iterable[str]) -> tuple[str, str] | None:
+    """What was expected of such names and what came, None where they can be read."""
+    ends: dict[str, str] = {}
+    nodes: dict[tuple[str, ...], set[str]] = {}
+    for name in flat:
+        parts = name.split(".", _MAX_PARTS)
+        if len(parts) > _MAX_PARTS:
+            return f"names of up to {_MAX_PARTS} parts", tell(name)
+        # mlx-lm takes a dot at the end for an empty part, and never comes to an end with both.
+        other = ends.setdefault(name.rstrip("."), name)
+        if other != name:
+            return "one of the two", f"{tell(other)}, {tell(name)}"
+        for depth, part in enumerate(parts):
+            nodes.setdefault(tuple(parts[:depth]), set()).add(part)
+    for parts_of_one in nodes.values():
+        # Numbers alone make a list, with an entry for each number below.
+        numbers = list(map(_as_index, parts_of_one))
+        largest = max((number for number in numbers if number is not None), default=0)
+        if None not in numbers and largest > max(_MAX_INDEX, len(numbers)):
+            some = tell(max(parts_of_one, key=len))
+            return f"numbers up to {_MAX_INDEX}, or others beside them", some
+    return None
+
+
+def _as_index(part: str) -> int | None:
+    """The number that mlx-lm reads there, None for none."""
     try:
-        return int(part) > _MAX_INDEX
+        return int(part)
     except ValueError:
-        return len(part) > 4000 and part.strip().isdigit()
+        # One of so many digits is read by a Python that has no limit.
+        return 1 << 64 if len(part) > 4000 and part.strip().isdigit() else None
