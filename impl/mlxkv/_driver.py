@@ -86,11 +86,11 @@ def cache_prompt_ids(
     default that of the mlx-lm loaded, else 0.32.2. The other arguments: see `prefill`.
 
     The file is the release's, byte for byte as mlx-lm's `cache_prompt` writes it, and is saved
-    atomically: whatever is raised, and where the process is interrupted, nothing new is at the
-    path and an older file there is whole. Raises what `prefill` and `save_prompt_cache` raise and,
-    before anything is computed, `UnknownReleaseError`, `OtherReleaseError`, `NotSavableError` for
-    metadata that is no text, and `PromptCacheOSError` where something other than a file stands at
-    the path.
+    atomically: whatever is raised, and where the process is interrupted, no part of it is at the
+    path but all or none, and an older file there is whole until then. Raises what `prefill` and
+    `save_prompt_cache` raise and, before anything is computed, `UnknownReleaseError`,
+    `OtherReleaseError`, `NotSavableError` for metadata that is no text or could not be read again,
+    and `PromptCacheOSError` where something other than a file stands at the path.
     Source: 0.31.3 and 0.32.2 cache_prompt.py `main`.
     """
     prompt = to_prompt(tokens)

@@ -111,6 +111,31 @@ def test_a_directory_that_comes_in_between(
     assert names(tmp_path) == ["dest.safetensors"]
 
 
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_a_folder_that_cannot_be_flushed(
+    contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Told before the renaming where it can be; else it is told too, and the new file is whole."""
+    path = tmp_path / "cache.safetensors"
+    contract.port.save_prompt_cache(str(path), [])
+    old, real = path.read_bytes(), getattr(os, call)
+
+    def fail(what: Any, *flags: Any) -> Any:
+        if os.path.isdir(what):  # noqa: PTH112 - or a descriptor
+            raise OSError(errno.EMFILE, "no more of them")
+        return real(what, *flags)
+
+    monkeypatch.setattr(_atomic.os, call, fail)
+    with pytest.raises(mlxkv.PromptCacheOSError, match="no more of them"):
+        contract.port.save_prompt_cache(str(path), caches(contract))
+    monkeypatch.undo()
+    assert names(tmp_path) == ["cache.safetensors"]
+    if call == "open":
+        assert path.read_bytes() == old
+    else:
+        assert len(contract.port.load_prompt_cache(str(path))) == len(caches(contract))
+
+
 @pytest.mark.parametrize("kind", ["fifo", "missing folder", "loop", "file as folder"])
 def test_other_places_that_cannot_be_written(contract: Contract, tmp_path: Path, kind: str) -> None:
     """A FIFO, a folder that is not there, a loop of links: refused, and at once."""

@@ -92,9 +92,12 @@ def replacing(target: str) -> Iterator[Writer]:
     """A writer whose contents become the file `target` when the block ends, or nothing at all.
 
     They go to a temporary file in the same directory, made for this alone and locked; it is
-    flushed to the disk, renamed over `target`, and the directory flushed. Where the block or any
-    of that raises, the temporary file is removed and `target` is as it was. Temporary files for
-    the same target that nobody holds the lock of, those of killed processes, are removed first.
+    flushed to the disk, renamed over `target`, and the directory flushed. Where the block raises,
+    or anything up to the renaming, the temporary file is removed and `target` is as it was. What
+    comes after it, a directory that the disk does not take or an interrupt, is raised too: then
+    `target` is the new file, as a whole, and a crash of the machine may bring the old one back.
+    Temporary files for the same target that nobody holds the lock of, those of killed processes,
+    are removed first.
 
     Raises `OSError`, and what the block raises.
     """
@@ -110,14 +113,19 @@ def replacing(target: str) -> Iterator[Writer]:
             writer.flush()
             _keep_mode(fd, target)
             os.fsync(fd)
-            os.replace(path, target)  # noqa: PTH105
+            opened = _open_folder(folder)
+            try:
+                os.replace(path, target)  # noqa: PTH105
+                _flush_folder(opened)
+            finally:
+                if opened is not None:
+                    os.close(opened)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108
             raise
     finally:
         os.close(fd)  # The lock goes with it.
-    _flush_folder(folder)
 
 
 def _prefix(name: str) -> str:
@@ -193,16 +201,19 @@ def _keep_mode(fd: int, target: str) -> None:
         os.fchmod(fd, stat.S_IMODE(os.stat(target).st_mode))  # noqa: PTH116
 
 
-def _flush_folder(folder: str) -> None:
-    """Make the renaming last; a directory that may not be opened cannot be flushed."""
+def _open_folder(folder: str) -> int | None:
+    """The directory, None where it may not be opened and so cannot be flushed."""
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
-        return
+        return None
+
+
+def _flush_folder(fd: int | None) -> None:
+    """Make the renaming last, where the filesystem can."""
     try:
-        os.fsync(fd)
+        if fd is not None:
+            os.fsync(fd)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-    finally:
-        os.close(fd)

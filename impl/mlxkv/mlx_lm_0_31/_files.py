@@ -22,9 +22,10 @@ def save_prompt_cache(
     """Save the caches of a model: the same bytes as mlx-lm 0.31.3, in place of a file as a whole.
 
     `.safetensors` is appended unless it is there; links are followed. The arrays are evaluated on
-    this thread. The file is written beside its place, flushed and renamed: whatever fails, a file
-    that was there before is still there. Raises `NotSavableError` before anything is written, for
-    empty caches, empty slots and metadata that is no text, and `PromptCacheOSError`.
+    this thread. The file is written beside its place, flushed and renamed: whatever fails, a whole
+    file is there, the one from before unless only the renaming could not be made to last. Raises
+    `NotSavableError` before anything is written, for empty caches, empty slots and metadata that is
+    no text, and `PromptCacheOSError`.
     Source: 0.31.3 cache.py:43-60.
     """
     target = target_of(file_name)

@@ -19,10 +19,11 @@ def save_prompt_cache(
     """Save the caches of a model: the same bytes as mlx-lm 0.32.2, in place of a file as a whole.
 
     `.safetensors` is appended unless it is there; links are followed. The arrays are evaluated on
-    this thread. The file is written beside its place, flushed and renamed: whatever fails, a file
-    that was there before is still there. Raises `NotSavableError` before anything is written, for
-    states that are no arrays, numbers, strings or None, and metadata that is no text, and
-    `PromptCacheOSError`. Source: 0.32.2 cache.py:43-82.
+    this thread. The file is written beside its place, flushed and renamed: whatever fails, a whole
+    file is there, the one from before unless only the renaming could not be made to last. Raises
+    `NotSavableError` before anything is written, for states that are no arrays, numbers, strings or
+    None, and metadata that is no text, and `PromptCacheOSError`.
+    Source: 0.32.2 cache.py:43-82.
     """
     target = target_of(file_name)
     place = Place(target)
