@@ -1,4 +1,7 @@
-"""What keeps a run from starting, for every front end the same: exit status 2, and why."""
+"""What keeps a run from starting, or from being told, for every front end the same.
+
+Exit status 2, and why.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ CANNOT_RUN = (
     kvreference.ReferenceError,
     LedgerError,
     NoOperatorsError,
+    OSError,
     OptionError,
     RecipeError,
     TargetError,

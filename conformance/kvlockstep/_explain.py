@@ -153,7 +153,7 @@ def tell_divergence(divergence: Divergence, run: Run) -> str:
     expected, actual = divergence.expected, divergence.actual
     name = divergence.where
     if divergence.signature.field == "half changed":
-        head = f"the reference raised and left its {name} changed; the target left it alone"
+        head = f"the reference raised and left its {name} changed; a transactional target does not"
         return "\n".join([f"  {head}", *_sides(("before", expected), ("after", actual), labels)])
     outcome = name.startswith(("raises", "returns"))
     sides = _sides(("expected", expected), ("actual", actual), labels, outcome)

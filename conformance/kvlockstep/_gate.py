@@ -38,7 +38,7 @@ def run_job(job: Job, settings: Settings) -> JobReport:
         _RUNNERS[job.kind](job, settings, report)
     except (kvreference.ReferenceError, TargetError, LedgerError) as error:
         report.broken.append(str(error))
-    except (RecipeError, TraceError) as error:
+    except (RecipeError, TraceError, OSError) as error:
         report.broken.append(f"{job.name}: {error}")
     report.seconds = time.perf_counter() - start
     return report

@@ -171,6 +171,7 @@ def hunt_command(seconds: float | None, workers: int | None, state: Path, **give
         use_device(settings)
         for release in releases_of(settings):
             check(run_job(Job("smoke", release), settings))
+        state.mkdir(parents=True, exist_ok=True)
         hunting = Hunt(settings, state, workers or len(cores()))
     console = Console(width=None if sys.stdout.isatty() else 120)
     stop = threading.Event()

@@ -136,6 +136,17 @@ def test_run_of_a_bad_adapter(run_gate, make_port):
     assert "could not run: 2 jobs, 0 steps" in flat(done.output)
 
 
+def test_report_that_cannot_be_written(run_gate, make_port, tmp_path):
+    """A difference that cannot be told as a file is counted all the same, and the status is 2."""
+    (tmp_path / "file").write_text("")
+
+    done = run_gate(make_port(TRIM_SAYS_TOO_MANY), f"--report={tmp_path / 'file'}")
+
+    assert done.exit_code == 2
+    assert f"KVCache: [Errno 17] File exists: '{tmp_path / 'file'}'" in flat(done.output)
+    assert "1 undeclared" in flat(done.output)
+
+
 def test_run_of_a_class_that_the_port_has_not(run_gate, make_port):
     """Where nothing that was asked for is there, nothing conforms."""
     target = make_port("del KVCache, ArraysCache")

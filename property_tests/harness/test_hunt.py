@@ -311,6 +311,14 @@ class TestCommand:
         assert "  replay: kvlockstep replay " in done.output
         assert "1 new findings, 1 in all" in " ".join(done.output.split())
 
+    def test_folder_that_cannot_be_made(self, tmp_path):
+        """A folder for its state that there cannot be is told before the search."""
+        (tmp_path / "file").write_text("")
+        words = ["--target=release:0.32.2", f"--state={tmp_path / 'file' / 'hunt'}", "--time=1s"]
+        done = CliRunner().invoke(main, ["hunt", *words])
+        assert done.exit_code == 2
+        assert "could not run: [Errno 20] Not a directory: " in done.output
+
     def test_target_that_cannot_be_driven(self, tmp_path):
         """A target that is not there is status 2, before anything is written."""
         folder = tmp_path / "hunt"
