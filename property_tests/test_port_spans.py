@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from property_tests.port_support import digest
 
 import kvreference
-from mlxkv import NegativeSizeError, NotAnIntegerError, mlx_lm_0_31, mlx_lm_0_32
+from mlxkv import LimitError, NegativeSizeError, NotAnIntegerError, mlx_lm_0_31, mlx_lm_0_32
 
 PORTS = {"0.31.3": mlx_lm_0_31, "0.32.2": mlx_lm_0_32}
 HEAD_DIM = 4
@@ -244,7 +244,10 @@ def test_a_pickle_of_a_reserved_cache_decodes_alike(release: str) -> None:
 
 
 @each_release
-@pytest.mark.parametrize(("tokens", "error"), [(-1, NegativeSizeError), (2.5, NotAnIntegerError)])
+@pytest.mark.parametrize(
+    ("tokens", "error"),
+    [(-1, NegativeSizeError), (2.5, NotAnIntegerError), (1 << 31, LimitError)],
+)
 def test_no_length(release: str, tokens: Any, error: type[Exception]) -> None:
     """What is no number of tokens is refused, and the promise before it stands."""
     cache = PORTS[release].KVCache()

@@ -21,8 +21,12 @@ from mlxkv._buffers import (
     grown_rows,
     measure,
 )
+from mlxkv._errors import LimitError
 from mlxkv._in_place import capacity_for
 from mlxkv._words import concatenate
+
+# Shapes are int32 in MLX.
+_MOST = (1 << 31) - 1
 
 
 class Span(NamedTuple):
@@ -96,9 +100,13 @@ class BackedCache(PlainCache):
         of the release; what an update returns are views, also where the release returns the full
         buffers. Memory is what was promised, at once. A promise replaces the one before it, and 0
         withdraws it; it has an end when somebody asks for `keys`, `values` or `state` (to evaluate
-        a cache there is `materialize`). Raises `NotAnIntegerError`, `NegativeSizeError`.
+        a cache there is `materialize`). Raises `NotAnIntegerError`, `NegativeSizeError`, and
+        `LimitError` for more tokens than a shape of MLX can have.
         """
-        self._reserved = as_size(self, "tokens", tokens, "reserve")
+        number = as_size(self, "tokens", tokens, "reserve")
+        if number > _MOST:
+            raise LimitError(self, "reserve", f"at most {_MOST} tokens", str(number))
+        self._reserved = number
 
     def empty(self) -> bool:
         return self._keys is None

@@ -164,7 +164,7 @@ def make_prompt_caches(
 ) -> list[Any]:
     """Fresh caches for a model, in a list; raises `OtherReleaseError`."""
     if config is not None:
-        model, max_kv_size = config, max_kv_size or config.sliding_window
+        model, max_kv_size = config, config.sliding_window if max_kv_size is None else max_kv_size
     made = list(contract.make_prompt_cache(model, max_kv_size))
     # Since 0.32 everything is in `state`.
     expected = hasattr(contract.KVCache, "meta_state")

@@ -84,9 +84,14 @@ def use_in_mlx_lm() -> InMlxLm:
     """
     with _LOCK:
         use = InMlxLm(_uses[0]._pairs if _uses else _pairs())
-        if not _uses:
-            _rebind(use._pairs)
-        _uses.append(use)
+        try:
+            if not _uses:
+                _rebind(use._pairs)
+            _uses.append(use)
+        except BaseException:
+            if not _uses:  # Interrupted after it was patched.
+                _rebind([(port, original) for original, port in use._pairs])
+            raise
         return use
 
 

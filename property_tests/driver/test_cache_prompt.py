@@ -25,7 +25,7 @@ from mlxkv import (
     cache_prompt,
     cache_prompt_ids,
 )
-from mlxkv._driver import contract_of
+from mlxkv._driver import contract_of, make_prompt_caches
 
 TWO_LAYERS = CacheConfig(num_hidden_layers=2)
 
@@ -87,6 +87,15 @@ def test_a_sliding_window(
     loaded = contract.load_prompt_cache(file)
     assert [one.reference_class_name for one in loaded] == ["RotatingKVCache"] * 2
     assert [(one.offset, one.max_size, one.keep) for one in loaded] == [(5, 8, 4)] * 2
+
+
+@pytest.mark.parametrize("config", [None, CacheConfig(2), CacheConfig(2, sliding_window=8)])
+def test_a_window_of_nothing_is_one(contract: ModuleType, config: CacheConfig | None) -> None:
+    """A size of 0 is a size, whoever knows the layers."""
+    made = make_prompt_caches(Layered(), contract, config, 0)
+    assert [(one.reference_class_name, one.max_size) for one in made] == [
+        ("RotatingKVCache", 0)
+    ] * 2
 
 
 def test_the_prompt_goes_in_chunks(file: Path) -> None:

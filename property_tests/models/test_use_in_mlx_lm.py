@@ -147,6 +147,20 @@ def test_without_mlx_lm(monkeypatch: pytest.MonkeyPatch) -> None:
         use_in_mlx_lm()
 
 
+def test_an_interrupt_after_it_was_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing stays patched that nobody could undo."""
+
+    class Interrupted(list[Any]):
+        def append(self, _: Any) -> None:
+            raise KeyboardInterrupt
+
+    before = bindings()
+    monkeypatch.setattr("mlxkv._in_mlx_lm._uses", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        use_in_mlx_lm()
+    assert same(bindings(), before)
+
+
 def test_all_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure while the names are set puts those back that were set before it."""
 
