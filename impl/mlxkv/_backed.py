@@ -21,12 +21,8 @@ from mlxkv._buffers import (
     grown_rows,
     measure,
 )
-from mlxkv._errors import LimitError
 from mlxkv._in_place import capacity_for
 from mlxkv._words import concatenate
-
-# Shapes are int32 in MLX.
-_MOST = (1 << 31) - 1
 
 
 class Span(NamedTuple):
@@ -100,13 +96,11 @@ class BackedCache(PlainCache):
         of the release; what an update returns are views, also where the release returns the full
         buffers. Memory is what was promised, at once. A promise replaces the one before it, and 0
         withdraws it; it has an end when somebody asks for `keys`, `values` or `state` (to evaluate
-        a cache there is `materialize`). Raises `NotAnIntegerError`, `NegativeSizeError`, and
-        `LimitError` for more tokens than a shape of MLX can have.
+        a cache there is `materialize`). Raises `NotAnIntegerError`, `NegativeSizeError`. What no
+        array can hold, or no memory, MLX refuses in its own words when the buffers are to grow:
+        the cache is as it was, and a smaller promise may follow.
         """
-        number = as_size(self, "tokens", tokens, "reserve")
-        if number > _MOST:
-            raise LimitError(self, "reserve", f"at most {_MOST} tokens", str(number))
-        self._reserved = number
+        self._reserved = as_size(self, "tokens", tokens, "reserve")
 
     def empty(self) -> bool:
         return self._keys is None

@@ -47,8 +47,8 @@ class BatchKVCache(BatchCache):
             window = (ALL, ALL, slice(prev, prev + 1))
             k_buffer[window] = keys
             v_buffer[window] = values
-            self._idx = stop = prev + 1
             self._count(False)
+            self._idx = stop = prev + 1
             window = (ALL, ALL, slice(stop))
             return k_buffer[window], v_buffer[window]
         if k_buffer is None:

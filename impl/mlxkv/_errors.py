@@ -218,7 +218,7 @@ class EmptyOrderError(CacheError, IndexError):
 
 
 class LimitError(CacheError, ValueError, IndexError):
-    """A negative `max_bytes`: even an empty cache holds more. Or more rows than MLX counts."""
+    """A negative `max_bytes`: even an empty cache holds more."""
 
 
 class OrderingError(CacheError, UnboundLocalError):
