@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conformance.seed_support import restored
 
+from kvlockstep._options import OPTIONS, OptionError, settings_from
+from kvlockstep._settings import DEFAULT_TARGET
+
 # Wheels of others are installed there, with tests of their own.
 collect_ignore_glob = ["ports/*"]
+
+# They are about mlxkv's own, whatever the target.
+_OURS = ("test_real_sizes.py", "test_reserved.py")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what says nothing of the target."""
+    if collection_path.name not in _OURS:
+        return None
+    try:
+        given = {option.name: config.getoption(option.name) for option in OPTIONS}
+        ours = settings_from(given).target == DEFAULT_TARGET
+    except OptionError:
+        return None  # The plugin says what is wrong.
+    return None if ours else True
 
 
 @pytest.fixture

@@ -328,8 +328,10 @@ class _Course:
     def _lacks_field(self, step: AnyStep, name: str) -> bool:
         """Tell whether the target's cache does not have the field that a step takes."""
         match step:
-            case Reserve(slot=slot):  # What a target need not have is not lacking.
-                return not (self.target.reserves and hasattr(self.right.at(slot), "reserve"))
+            case Reserve(slot=slot):
+                if not self.target.reserves:  # What a target need not have is not lacking.
+                    return True
+                field, has = "reserve", hasattr(self.right.at(slot), "reserve")
             case Depends(slot=slot):
                 field, has = "keys", hasattr(self.right.at(slot), "keys")
             case Hold(slot=slot, what="state"):

@@ -79,12 +79,13 @@ def test_target_that_does_not_declare_it_is_left_alone() -> None:
 
 
 def test_class_without_it_is_left_alone() -> None:
-    """So is a release, and a class that takes no promise beside those that do."""
+    """So is a release, and a class that takes no promise beside those that do, which is told."""
     steps = construct("RotatingKVCache", max_size=4), Reserve(tokens=5), update(1)
     runs = [engine.run(trace_of(*steps)) for engine in (itself(), lockstep_with(reserves=True))]
 
     assert [[step is None for step in run.log] for run in runs] == [[False, True, False]] * 2
     assert [run.divergences for run in runs] == [[], []]
+    assert [run.lacking for run in runs] == [set(), {"RotatingKVCache.reserve"}]
 
 
 def test_promise_that_fails_is_a_difference() -> None:
