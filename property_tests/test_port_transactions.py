@@ -338,3 +338,21 @@ def test_empty_cache_raises_where_the_release_does(contract, name):
     if contract is mlx_lm_0_32 and name != "ConcatenateKVCache":
         with pytest.raises(mlxkv.EmptyCacheError):
             cache.keys_and_values()
+
+
+@CONTRACTS
+def test_a_token_that_cannot_be_counted_takes_no_column(contract, monkeypatch):
+    """Where memory ends as a batch counts its token, the next one goes into the same column."""
+    cache = contract.BatchKVCache([0, 1])
+    cache.update_and_fetch(rows(2, batch=2), rows(2, batch=2))
+    before = cache._idx, cache.offset.tolist()
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlxkv._batch.ones_for", fail)
+        with pytest.raises(MemoryError):
+            cache.update_and_fetch(rows(1, batch=2), rows(1, batch=2))
+
+    assert (cache._idx, cache.offset.tolist()) == before
