@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conformance.seed_support import restored
 
-from kvlockstep._options import OPTIONS, OptionError, settings_from
+from kvlockstep._plugin import SETTINGS
 from kvlockstep._settings import DEFAULT_TARGET
 
 # Wheels of others are installed there, with tests of their own.
@@ -20,14 +20,8 @@ _OURS = ("test_real_sizes.py", "test_reserved.py")
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out what says nothing of the target."""
-    if collection_path.name not in _OURS:
-        return None
-    try:
-        given = {option.name: config.getoption(option.name) for option in OPTIONS}
-        ours = settings_from(given).target == DEFAULT_TARGET
-    except OptionError:
-        return None  # The plugin says what is wrong.
-    return None if ours else True
+    others = config.stash[SETTINGS].target != DEFAULT_TARGET
+    return True if others and collection_path.name in _OURS else None
 
 
 @pytest.fixture

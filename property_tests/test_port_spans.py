@@ -258,10 +258,7 @@ def test_a_promise_that_no_array_holds(release: str, tokens: int) -> None:
 
 
 @each_release
-@pytest.mark.parametrize(
-    ("tokens", "error"),
-    [(-1, NegativeSizeError), (2.5, NotAnIntegerError)],
-)
+@pytest.mark.parametrize(("tokens", "error"), [(-1, NegativeSizeError), (2.5, NotAnIntegerError)])
 def test_no_length(release: str, tokens: Any, error: type[Exception]) -> None:
     """What is no number of tokens is refused, and the promise before it stands."""
     cache = PORTS[release].KVCache()

@@ -70,10 +70,8 @@ def add(
     """Declare the divergence that the trace FILE shows, with the shrunk trace as its witness."""
     with exit_2_where_it_cannot_run():
         trace = read(file)
-        known = Ledger(path, target=target)
-        if path.exists():
-            known = Ledger.read(path)
-            check_ledger(known, target)
+        known = Ledger.read(path) if path.exists() else Ledger(path, target=target)
+        check_ledger(known, target)
         entry, witness = make_entry(trace, target, known, why, source, when, name)
         add_entry(path, entry, witness, target)
     click.echo(f"{path}: added {entry.id} for {', '.join(entry.releases)}")

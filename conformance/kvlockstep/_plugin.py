@@ -28,7 +28,7 @@ from kvlockstep._workers import cores, pin
 
 _SEEDS = "0.31.3"
 
-_settings = pytest.StashKey[Settings]()
+SETTINGS = pytest.StashKey[Settings]()
 _jobs = pytest.StashKey[list[Job]]()
 _report = pytest.StashKey[JobReport]()
 
@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Read the options, and put an xdist worker on a core of its own."""
     try:
         given = {option.name: config.getoption(option.name) for option in OPTIONS}
-        config.stash[_settings] = settings_from(given)
+        config.stash[SETTINGS] = settings_from(given)
     except OptionError as error:
         raise pytest.UsageError(str(error)) from error
     total = config.stash[_report] = JobReport()
@@ -75,7 +75,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Print target, contract, release, level, profile and seed."""
     try:
-        return [header(config.stash[_settings])]
+        return [header(config.stash[SETTINGS])]
     except CANNOT_RUN as error:
         return [f"kvlockstep: {error}"]
 
@@ -91,7 +91,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _jobs_of(config: pytest.Config) -> list[Job]:
     if _jobs not in config.stash:
-        settings = config.stash[_settings]
+        settings = config.stash[SETTINGS]
         try:
             config.stash[_jobs] = list(jobs_of(settings))
             for job in config.stash[_jobs]:
@@ -113,7 +113,7 @@ def gate(request: pytest.FixtureRequest) -> Callable[[Job], None]:
     """Return a function that runs a job of the gate and fails the test with what it found."""
 
     def run(job: Job) -> None:
-        report = run_job(job, request.config.stash[_settings])
+        report = run_job(job, request.config.stash[SETTINGS])
         payload = base64.b64encode(pickle.dumps(report)).decode()
         request.node.user_properties.append(("kvlockstep", payload))
         texts = [found.text for found in report.found] + report.problems + report.broken
@@ -126,7 +126,7 @@ def gate(request: pytest.FixtureRequest) -> Callable[[Job], None]:
 @pytest.fixture
 def port(pytestconfig: pytest.Config) -> Any:
     """Return the target's module for 0.31.3, for the scenarios of the seeds."""
-    settings = pytestconfig.stash[_settings]
+    settings = pytestconfig.stash[SETTINGS]
     try:
         target = load_target(settings.target, _SEEDS)
     except TargetError as error:
@@ -151,7 +151,7 @@ class _Collector:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Exit with 2 where the target could not be driven at all, 1 below the coverage floor."""
-        self.total.problems += judge_coverage(self.total, session.config.stash[_settings].target)
+        self.total.problems += judge_coverage(self.total, session.config.stash[SETTINGS].target)
         if self.total.problems and session.exitstatus == 0:
             session.exitstatus = 1
         if self.total.broken:
@@ -165,4 +165,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("kvlockstep")
         width = None if terminalreporter.isatty else 120
         table = replace(total, found=[])
-        show(table, config.stash[_settings], Console(width=width))
+        show(table, config.stash[SETTINGS], Console(width=width))

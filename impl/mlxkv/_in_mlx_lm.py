@@ -42,7 +42,7 @@ class InMlxLm:
             if self not in _uses:
                 return
             if len(_uses) == 1:
-                _rebind([(port, original) for original, port in self._pairs])
+                _put_back(self._pairs)
             _uses.remove(self)
 
     def __enter__(self) -> Self:
@@ -90,7 +90,7 @@ def use_in_mlx_lm() -> InMlxLm:
             _uses.append(use)
         except BaseException:
             if not _uses:  # Interrupted after it was patched.
-                _rebind([(port, original) for original, port in use._pairs])
+                _put_back(use._pairs)
             raise
         return use
 
@@ -115,6 +115,10 @@ def _match(caches: ModuleType, port: ModuleType) -> list[tuple[Any, Any]]:
         elif isinstance(original, type):
             raise MissingClassError("mlxkv", "use_in_mlx_lm", f"a class {name} in the port", "none")
     return pairs
+
+
+def _put_back(pairs: list[tuple[Any, Any]]) -> None:
+    _rebind([(port, original) for original, port in pairs])
 
 
 def _rebind(pairs: list[tuple[Any, Any]]) -> None:

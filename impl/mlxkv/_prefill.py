@@ -79,8 +79,8 @@ def prefill(
     materialized, its buffers themselves and not the slices of its state, so that the lazy graph
     never spans two chunks, and what is not held in the caches does not grow with their number. The
     port's caches that keep all tokens are told the length first (`reserve`), so that no buffer is
-    copied as it grows. `on_progress` is called
-    with the tokens done and all tokens: before the first chunk, after each, and at the end.
+    copied as it grows. `on_progress` is called with the tokens done and all tokens: before the
+    first chunk, after each, and at the end.
 
     With `kv_bits` caches are quantized once their offset is `quantized_kv_start` or more; what
     cannot be quantized is refused first. Raises `EmptyPromptError`, `TokensError`,

@@ -113,13 +113,8 @@ def replacing(target: str) -> Iterator[Writer]:
             writer.flush()
             _keep_mode(fd, target)
             os.fsync(fd)
-            opened = _open_folder(folder)
-            try:
+            with _flushing(folder):
                 os.replace(path, target)  # noqa: PTH105
-                _flush_folder(opened)
-            finally:
-                if opened is not None:
-                    os.close(opened)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(path)  # noqa: PTH108
@@ -201,19 +196,27 @@ def _keep_mode(fd: int, target: str) -> None:
         os.fchmod(fd, stat.S_IMODE(os.stat(target).st_mode))  # noqa: PTH116
 
 
-def _open_folder(folder: str) -> int | None:
-    """The directory, None where it may not be opened and so cannot be flushed."""
-    try:
-        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:
-        return None
+@contextmanager
+def _flushing(folder: str) -> Iterator[None]:
+    """Make the renaming in the block last, where the filesystem can.
 
-
-def _flush_folder(fd: int | None) -> None:
-    """Make the renaming last, where the filesystem can."""
+    The directory is opened before; one that may not be opened cannot be flushed.
+    """
+    fd = None
+    with contextlib.suppress(PermissionError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        yield
         if fd is not None:
-            os.fsync(fd)
+            _flush(fd)
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _flush(fd: int) -> None:
+    try:
+        os.fsync(fd)
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise

@@ -67,9 +67,9 @@ def _unreadable(flat: Iterable[str]) -> tuple[str, str] | None:
             nodes.setdefault(tuple(parts[:depth]), set()).add(part)
     for parts_of_one in nodes.values():
         # Numbers alone make a list, with an entry for each number below.
-        numbers = list(map(_as_index, parts_of_one))
-        largest = max((number for number in numbers if number is not None), default=0)
-        if None not in numbers and largest > max(_MAX_INDEX, len(numbers)):
+        numbers = [one for part in parts_of_one if (one := _as_index(part)) is not None]
+        count = len(parts_of_one)
+        if len(numbers) == count and max(numbers) > max(_MAX_INDEX, count):
             some = tell(max(parts_of_one, key=len))
             return f"numbers up to {_MAX_INDEX}, or others beside them", some
     return None
